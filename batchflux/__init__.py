@@ -1,0 +1,3 @@
+"""batchflux."""
+
+__version__ = "0.1.0"

@@ -1,0 +1,1 @@
+"""Pure decisions over values: no asyncio, no files, no network; clock and dice come as arguments."""

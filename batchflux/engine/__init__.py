@@ -1,0 +1,1 @@
+"""Concurrency: the only package with a TaskGroup."""

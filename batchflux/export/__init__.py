@@ -1,0 +1,1 @@
+"""Manifest to dataset: one format a file."""
