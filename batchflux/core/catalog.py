@@ -45,9 +45,7 @@ _KONTEXT_MAX = KnownModel(
     model_id=DEFAULT_MODEL,
     price_micro_usd=80_000,
     parameters={
-        "prompt": Parameter(
-            type="string", required=True, description="The prompt to generate an image from."
-        ),
+        "prompt": Parameter(type="string", required=True, description="The prompt to generate an image from."),
         "aspect_ratio": Parameter(
             type="string",
             default="1:1",

@@ -103,9 +103,7 @@ class StorageError(BatchfluxError):
 
     def __str__(self) -> str:
         reason = self.cause.strerror or str(self.cause)
-        return (
-            f"{self.path}: {doing_failed(self.doing)}: {reason}; free space or mend the disk, then run again"
-        )
+        return f"{self.path}: {doing_failed(self.doing)}: {reason}; free space or mend the disk, then run again"
 
 
 def doing_failed(doing: str) -> str:
