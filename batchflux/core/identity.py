@@ -1,0 +1,150 @@
+"""What a cell is: the canonical form of a request and its content hash, version 1.
+
+A cell's key is 128 bits in two 64-bit lanes. Every parameter of the body that is not at its frozen default, the
+model, and for equal bodies the ordinal, give one BLAKE2b hash each; the key is their sum, lane by lane modulo 2**64.
+A sum has no order and needs no sorting, so it doesn't matter which part of a job said a parameter; and the sum over a
+row and the sum over a combination of axis values are added when a cell is looked at: ten million cells cost ten
+million additions, not ten million JSON texts. Nothing here may change without a new version: ids are persisted.
+"""
+
+import json
+from collections.abc import Mapping
+from hashlib import blake2b
+from typing import NamedTuple
+
+from batchflux.core.model import JsonValue, Params
+
+__all__ = [
+    "IDENTITY_VERSION",
+    "MAX_SEED",
+    "Key",
+    "add_keys",
+    "axis_seeds",
+    "body_key",
+    "canonical_json",
+    "cell_id",
+    "drawn_seed",
+    "model_key",
+    "ordinal_key",
+    "parameter_key",
+    "row_seed",
+    "selection_rank",
+]
+
+IDENTITY_VERSION = 1
+
+MAX_SEED = 2147483647
+_SEEDS = MAX_SEED + 1  # seeds are drawn from 0 .. 2**31 - 1; -1 means "random" to the service
+_LANE = 2**64
+
+# A parameter at its model's default is left out of the key, so that stating a default buys nothing. Frozen with the
+# version: the catalogue may learn new defaults, this table may not.
+_DEFAULTS_V1: Mapping[str, Mapping[str, str]] = {
+    "wavespeed-ai/flux-kontext-max/text-to-image": {
+        "aspect_ratio": '"1:1"',
+        "num_images": "1",
+        "guidance_scale": "3.5",
+        "safety_tolerance": '"2"',
+    },
+}
+_NO_DEFAULTS: Mapping[str, str] = {}
+
+
+class Key(NamedTuple):
+    """Two lanes of 64 bits; `Key(0, 0)` adds nothing."""
+
+    lane0: int
+    lane1: int
+
+
+ZERO = Key(0, 0)
+
+
+def canonical_json(value: JsonValue) -> str:
+    """Return the one text of a JSON value: keys sorted, no spaces, 5 and 5.0 and 5.00 all "5", strings escaped ASCII.
+
+    Floats that aren't whole use Python's shortest repr. Raises ValueError for NaN and the infinities.
+    """
+    return json.dumps(_whole_floats_to_ints(value), sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
+def _whole_floats_to_ints(value: JsonValue) -> JsonValue:
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    if isinstance(value, list | tuple):
+        return [_whole_floats_to_ints(item) for item in value]
+    if isinstance(value, dict):
+        return {name: _whole_floats_to_ints(item) for name, item in value.items()}
+    return value
+
+
+def _hash(kind: str, name: str, text: str) -> Key:
+    digest = blake2b(f"{kind}\0{name}\0{text}".encode(), digest_size=16, person=b"batchflux-cell-1").digest()
+    return Key(int.from_bytes(digest[:8], "big"), int.from_bytes(digest[8:], "big"))
+
+
+def parameter_key(model: str, name: str, value: JsonValue) -> Key:
+    """Return what one request parameter (the prompt is one) adds to a cell's key; a default of the model adds zero."""
+    text = canonical_json(value)
+    if _DEFAULTS_V1.get(model, _NO_DEFAULTS).get(name) == text:
+        return ZERO
+    return _hash("parameter", name, text)
+
+
+def model_key(model: str) -> Key:
+    """Return what the model's id adds to a cell's key."""
+    return _hash("model", "", model)
+
+
+def ordinal_key(ordinal: int) -> Key:
+    """Return what the place among equal bodies adds, counted from 0; the first adds zero."""
+    return ZERO if ordinal == 0 else _hash("ordinal", "", str(ordinal))
+
+
+def add_keys(*keys: Key) -> Key:
+    """Return the sum of keys, lane by lane modulo 2**64."""
+    return Key(sum(key[0] for key in keys) % _LANE, sum(key[1] for key in keys) % _LANE)
+
+
+def body_key(model: str, body: Params) -> Key:
+    """Return the key of a whole request: the model and every parameter of the body."""
+    return add_keys(model_key(model), *(parameter_key(model, name, value) for name, value in body.items()))
+
+
+def cell_id(key: Key) -> str:
+    """Return a key as 32 hexadecimal digits, the first lane first."""
+    return f"{key[0]:016x}{key[1]:016x}"
+
+
+def _seed_walk(text: str, *, name: str, position: int) -> int:
+    # An odd stride walks through all 2**31 seeds before it meets one again, so that positions never share a seed.
+    start, stride = _hash("seed", name, text)
+    return (start + position * (stride | 1)) % _SEEDS
+
+
+def axis_seeds(count: int, key: int) -> tuple[int, ...]:
+    """Return `count` distinct seeds drawn reproducibly from `key`; a larger count begins with the smaller one's."""
+    return tuple(_seed_walk(str(key), name="axis", position=position) for position in range(count))
+
+
+def row_seed(prompt: str, *, key: int, position: int, ordinal: int) -> int:
+    """Return one of a row's own seeds (`random` with `per_row`).
+
+    It depends on the prompt alone, not on the row's place or the other axes, so that a row's cells can be compared
+    across an axis; rows that ask for the very same bodies are told apart by their ordinal.
+    """
+    # Cantor's pairing gives every (position, ordinal) a place of its own, whichever of the two grows.
+    diagonal = position + ordinal
+    return _seed_walk(prompt, name=f"row {key}", position=diagonal * (diagonal + 1) // 2 + ordinal)
+
+
+def drawn_seed(seedless: Key, ordinal: int) -> int:
+    """Return the seed of a cell whose job gives none, from the key of its body without a seed and its ordinal."""
+    return _seed_walk(cell_id(seedless), name="cell", position=ordinal)
+
+
+def selection_rank(seedless: Key, *, key: int, ordinal: int) -> bytes:
+    """Return what rows are sorted by when a sample is taken: the lowest n are the sample, wherever they stand."""
+    return blake2b(
+        f"{key}\0{cell_id(seedless)}\0{ordinal}".encode(), digest_size=16, person=b"batchflux-smpl-1"
+    ).digest()
