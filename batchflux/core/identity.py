@@ -27,6 +27,7 @@ __all__ = [
     "model_key",
     "ordinal_key",
     "parameter_key",
+    "row_name",
     "row_seed",
     "selection_rank",
 ]
@@ -127,15 +128,15 @@ def axis_seeds(count: int, key: int) -> tuple[int, ...]:
     return tuple(_seed_walk(str(key), name="axis", position=position) for position in range(count))
 
 
-def row_seed(prompt: str, *, key: int, position: int, ordinal: int) -> int:
-    """Return one of a row's own seeds (`random` with `per_row`).
+def row_seed(prompt: Key, *, key: int, position: int, ordinal: int) -> int:
+    """Return one of a row's own seeds (`random` with `per_row`), from its prompt's key.
 
     It depends on the prompt alone, not on the row's place or the other axes, so that a row's cells can be compared
     across an axis; rows that ask for the very same bodies are told apart by their ordinal.
     """
     # Cantor's pairing gives every (position, ordinal) a place of its own, whichever of the two grows.
     diagonal = position + ordinal
-    return _seed_walk(prompt, name=f"row {key}", position=diagonal * (diagonal + 1) // 2 + ordinal)
+    return _seed_walk(cell_id(prompt), name=f"row {key}", position=diagonal * (diagonal + 1) // 2 + ordinal)
 
 
 def drawn_seed(seedless: Key, ordinal: int) -> int:
@@ -143,8 +144,16 @@ def drawn_seed(seedless: Key, ordinal: int) -> int:
     return _seed_walk(cell_id(seedless), name="cell", position=ordinal)
 
 
-def selection_rank(seedless: Key, *, key: int, ordinal: int) -> bytes:
-    """Return what rows are sorted by when a sample is taken: the lowest n are the sample, wherever they stand."""
-    return blake2b(
-        f"{key}\0{cell_id(seedless)}\0{ordinal}".encode(), digest_size=16, person=b"batchflux-smpl-1"
-    ).digest()
+def selection_rank(row_text: str, *, key: int, ordinal: int) -> bytes:
+    """Return what rows are sorted by when a sample is taken: the lowest n are the sample, wherever they stand.
+
+    `row_text` is the row's part of the prompt, `ordinal` its place among rows of equal text.
+    """
+    text = f"{key}\0{ordinal}\0{row_text}".encode()
+    return blake2b(text, digest_size=16, person=b"batchflux-smpl-1").digest()
+
+
+def row_name(row_text: str, params: Params) -> str:
+    """Return the name of a row that has no id: 12 hexadecimal digits of its content's hash."""
+    text = canonical_json([row_text, dict(params)])
+    return blake2b(text.encode(), digest_size=6, person=b"batchflux-row-1").hexdigest()

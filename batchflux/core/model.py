@@ -10,6 +10,8 @@ from enum import StrEnum
 from typing import Literal, TypeAlias
 
 __all__ = [
+    "Axis",
+    "AxisKind",
     "Cell",
     "CellStatus",
     "ErrorKind",
@@ -40,6 +42,20 @@ ErrorKind = Literal[
     "unknown_outcome",
     "download",
 ]
+
+
+# A word is one that the template names; a row seed is drawn anew for each row, its values are mere positions.
+AxisKind = Literal["parameter", "word", "model", "row_seed"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Axis:
+    """One axis of the grid: its distinct values in the order written; `key` is what row seeds are drawn from."""
+
+    name: str
+    kind: AxisKind
+    values: tuple[JsonValue, ...]
+    key: int = 0
 
 
 class CellStatus(StrEnum):
