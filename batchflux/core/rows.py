@@ -226,7 +226,7 @@ class RowReader:
             value = columns[word][offset]
             words[word] = value if isinstance(value, str) else ""
         faults = []
-        if not any(text.strip() for text in words.values()):
+        if words and not any(text.strip() for text in words.values()):
             names = " and ".join(f"'{word}'" for word in self._row_words)
             faults.append(("empty prompt", f"fill column {names} or leave the row out"))
         params: dict[str, JsonValue] = {}

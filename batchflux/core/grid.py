@@ -1,0 +1,391 @@
+"""Rows × axes as arithmetic on an index: counted, sliced, ordered and told apart without being expanded.
+
+A cell's index is row * combinations + combination, the last axis fastest; cells that `exclude` leaves out keep their
+index and are skipped. Keys of a slice of rows come from two additions in numpy; only what must be hashed one by one
+(drawn seeds) is. The rows' texts are not here: `cell` is given the row's part.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import count, islice
+from math import gcd, prod
+from typing import Literal, NamedTuple, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from batchflux.core.identity import (
+    Key,
+    add_keys,
+    cell_id,
+    drawn_seed,
+    ordinal_key,
+    parameter_key,
+    row_seed,
+)
+from batchflux.core.model import Axis, Cell, JsonValue, Params
+from batchflux.core.rows import NO_SEED, KeyArray, RowArrays, RowPart, RowRecipe, name_of_row, same_value, word_text
+
+__all__ = ["Grid", "GridSlice", "Order", "clashing_rows"]
+
+Order = Literal["rows", "balanced"]
+Indexes = npt.NDArray[np.int64]
+_Scalar = TypeVar("_Scalar", bound=np.generic)
+
+# Cells looked at in one step: a few megabytes of keys.
+_CHUNK_CELLS = 131072
+
+# The golden ratio's fraction: multiples of it fill an interval evenly from the first few on.
+_GOLDEN = 0.6180339887498949
+
+
+class GridSlice(NamedTuple):
+    """Some cells of the grid in grid order: their indexes (n,) and keys (n, 2)."""
+
+    indexes: Indexes
+    keys: KeyArray
+
+
+@dataclass(frozen=True)
+class Grid:
+    """A job's cells. `rows` are the selected rows; `recipe` and `axes` say how they become requests."""
+
+    recipe: RowRecipe
+    axes: tuple[Axis, ...]
+    rows: RowArrays
+
+    # ---------------------------------------------------------------- counting
+
+    @cached_property
+    def shape(self) -> tuple[int, ...]:
+        """The axes' sizes, in order."""
+        return tuple(len(axis.values) for axis in self.axes)
+
+    @cached_property
+    def n_combinations(self) -> int:
+        """How many combinations of axis values there are, excluded ones included."""
+        return prod(self.shape)
+
+    @property
+    def n_indexes(self) -> int:
+        """How many indexes there are: rows × combinations, excluded ones included."""
+        return self.rows.n_rows * self.n_combinations
+
+    @cached_property
+    def n_cells(self) -> int:
+        """How many cells there are."""
+        rows_by_set = np.bincount(self.rows.signature, minlength=len(self.rows.rule_sets))
+        return int((rows_by_set * self._allowed.sum(axis=1)).sum())
+
+    @cached_property
+    def n_cells_by_combination(self) -> npt.NDArray[np.int64]:
+        """How many cells each combination of axis values has, (combinations,)."""
+        rows_by_set = np.bincount(self.rows.signature, minlength=len(self.rows.rule_sets))
+        counts: npt.NDArray[np.int64] = (rows_by_set[:, None] * self._allowed).sum(axis=0)
+        return counts
+
+    @cached_property
+    def _allowed(self) -> npt.NDArray[np.bool_]:
+        """(rule sets, combinations): which combinations stay, for the rows that meet a set of rules."""
+        allowed = np.ones((max(1, len(self.rows.rule_sets)), self.n_combinations), dtype=np.bool_)
+        matched = [self._combinations_matching(rule.of_axes) for rule in self.recipe.rules]
+        for place, met in enumerate(self.rows.rule_sets):
+            for rule in met:
+                allowed[place] &= ~matched[rule]
+        return allowed
+
+    def _combinations_matching(self, wanted: Params) -> npt.NDArray[np.bool_]:
+        mask = np.ones(self.shape or (1,), dtype=np.bool_)
+        for place, axis in enumerate(self.axes):
+            if axis.name in wanted:
+                hits = np.array([same_value(value, wanted[axis.name]) for value in axis.values], dtype=np.bool_)
+                mask &= _along(hits, place, self.shape)
+        return mask.reshape(-1)
+
+    def is_cell(self, indexes: Indexes) -> npt.NDArray[np.bool_]:
+        """Return which indexes are cells, (n,): the others are excluded."""
+        rows, combinations = np.divmod(indexes, self.n_combinations)
+        result: npt.NDArray[np.bool_] = self._allowed[self.rows.signature[rows], combinations]
+        return result
+
+    @property
+    def excludes_any(self) -> bool:
+        """Whether any index is excluded."""
+        return self.n_cells != self.n_indexes
+
+    # ---------------------------------------------------------------- keys
+
+    @cached_property
+    def _variant_of(self) -> npt.NDArray[np.int64]:
+        """(combinations,): which of the rows' variants (model × words) a combination belongs to."""
+        sizes = [len(self.recipe.models), *(len(axis.values) for axis in self.recipe.word_axes)]
+        places = {axis.name: step + 1 for step, axis in enumerate(self.recipe.word_axes)}
+        variant = np.zeros(self.shape or (1,), dtype=np.int64)
+        for place, axis in enumerate(self.axes):
+            step = 0 if axis.kind == "model" else places.get(axis.name)
+            if step is not None:
+                variant = variant + _along(np.arange(len(axis.values)) * prod(sizes[step + 1 :]), place, self.shape)
+        return variant.reshape(-1)
+
+    @cached_property
+    def _combination_keys(self) -> KeyArray:
+        """(combinations, 2): what the axes' parameters add to a cell's key."""
+        total = np.zeros((*(self.shape or (1,)), 2), dtype=np.uint64)
+        n_words = prod(len(axis.values) for axis in self.recipe.word_axes)
+        models = (self._variant_of // n_words).reshape(self.shape or (1,))
+        for place, axis in enumerate(self.axes):
+            if axis.kind != "parameter":
+                continue
+            keys = np.array(
+                [[parameter_key(model, axis.name, value) for value in axis.values] for model in self.recipe.models],
+                dtype=np.uint64,
+            )
+            values = _along(np.arange(len(axis.values)), place, self.shape)
+            total = total + keys[models, np.broadcast_to(values, models.shape)]
+        return total.reshape(-1, 2)
+
+    @cached_property
+    def _seed_axis(self) -> int | None:
+        """The place of the axis of row seeds, if there is one."""
+        return next((place for place, axis in enumerate(self.axes) if axis.kind == "row_seed"), None)
+
+    @cached_property
+    def draws_seeds(self) -> bool:
+        """Whether cells without a given seed get one drawn from their content."""
+        return "seed" not in self.recipe.params and all(axis.name != "seed" for axis in self.axes)
+
+    @cached_property
+    def _groups(self) -> "_Groups":
+        return _group_rows(self.rows, allowed=self._allowed, find_taken=self.draws_seeds)
+
+    def keys_of_rows(self, first: int, last: int) -> GridSlice:
+        """Return the cells of rows first <= row < last, in grid order."""
+        span = np.arange(first, last, dtype=np.int64)
+        keys = self.rows.keys[self._variant_of[None, :], span[:, None]] + self._combination_keys[None, :, :]
+        mask = self._allowed[self.rows.signature[first:last]]
+        if self.draws_seeds or self._seed_axis is not None:
+            self._finish_one_by_one(keys, mask, first)
+        else:
+            groups = self._groups
+            for row in groups.repeated_within(first, last):
+                for combination in range(self.n_combinations):
+                    add = ordinal_key(groups.ordinal(row, combination))
+                    keys[row - first, combination] += np.array(add, dtype=np.uint64)
+        indexes = span[:, None] * self.n_combinations + np.arange(self.n_combinations, dtype=np.int64)[None, :]
+        return GridSlice(indexes[mask], keys[mask])
+
+    def _finish_one_by_one(self, keys: KeyArray, mask: npt.NDArray[np.bool_], first: int) -> None:
+        """Add what depends on each cell's own seed, in place."""
+        for offset, combination in np.argwhere(mask).tolist():
+            seedless = Key(*keys[offset, combination].tolist())
+            key, _ = self._with_seed(seedless, first + offset, combination)
+            keys[offset, combination] = key
+
+    def _with_seed(self, seedless: Key, row: int, combination: int) -> tuple[Key, int | None]:
+        """Return a cell's whole key, and the seed drawn for it (None where the job gives one)."""
+        groups = self._groups
+        ordinal = groups.ordinal(row, combination)
+        variant = int(self._variant_of[combination])
+        model = self.recipe.models[variant // prod(len(axis.values) for axis in self.recipe.word_axes)]
+        if self._seed_axis is not None:
+            assert self.rows.prompt_keys is not None  # noqa: S101
+            axis = self.axes[self._seed_axis]
+            position = int(np.unravel_index(combination, self.shape)[self._seed_axis])
+            prompt = Key(*self.rows.prompt_keys[variant, row].tolist())
+            seed = row_seed(prompt, key=axis.key, position=position, ordinal=ordinal)
+            return add_keys(seedless, parameter_key(model, "seed", seed)), seed
+        if self.draws_seeds and self.rows.own_seed[row] == NO_SEED:
+            # Rows of the same body that state a seed own it: the draw walks past those.
+            taken = groups.taken.get(row, frozenset())
+            seed = _draw(seedless, ordinal, taken=taken)
+            return add_keys(seedless, parameter_key(model, "seed", seed)), seed
+        return add_keys(seedless, ordinal_key(ordinal)), None
+
+    def slices(self) -> Iterator[GridSlice]:
+        """Yield every cell once, in grid order, some rows at a time."""
+        step = max(1, _CHUNK_CELLS // max(1, self.n_combinations))
+        for first in range(0, self.rows.n_rows, step):
+            yield self.keys_of_rows(first, min(first + step, self.rows.n_rows))
+
+    # ---------------------------------------------------------------- order
+
+    def in_order(self, order: Order) -> Iterator[Indexes]:
+        """Yield every index once, in chunks, excluded ones included, in the order in which they are to be run."""
+        total = self.n_indexes
+        for first in range(0, total, _CHUNK_CELLS):
+            steps = np.arange(first, min(first + _CHUNK_CELLS, total), dtype=np.int64)
+            yield steps if order == "rows" else self._balanced(steps)
+
+    def _balanced(self, steps: Indexes) -> Indexes:
+        """Map steps to indexes so that any prefix is spread evenly over the rows and over each axis."""
+        n_rows, n_combinations = self.rows.n_rows, self.n_combinations
+        passes, places = np.divmod(steps, n_rows)
+        rows = places * _stride(n_rows) % n_rows
+        combinations = (passes + places) * _stride(n_combinations) % n_combinations
+        result: Indexes = rows * n_combinations + combinations
+        return result
+
+    # ---------------------------------------------------------------- one cell
+
+    def combination_values(self, combination: int) -> dict[str, JsonValue]:
+        """Return the axis values of a combination, by axis name; a row seed's is its position."""
+        places = np.unravel_index(combination, self.shape) if self.shape else ()
+        return {axis.name: axis.values[int(place)] for axis, place in zip(self.axes, places, strict=True)}
+
+    def cell(self, index: int, part: RowPart) -> Cell:
+        """Return the cell at an index; `part` is its row's part."""
+        row, combination = divmod(index, self.n_combinations)
+        values = self._values_of(combination)
+        variant = int(self._variant_of[combination])
+        seedless = add_keys(
+            Key(*self.rows.keys[variant, row].tolist()), Key(*self._combination_keys[combination].tolist())
+        )
+        key, seed = self._with_seed(seedless, row, combination)
+        words = {**part.words, **values.words}
+        params: dict[str, JsonValue] = {**self.recipe.params, **part.params, **values.params}
+        if seed is not None:
+            params["seed"] = seed
+        body: dict[str, JsonValue] = {"prompt": self.recipe.template.render(words), **params}
+        asked = body.get("num_images", 1)
+        return Cell(
+            index=index,
+            cell_id=cell_id(key),
+            row=row,
+            prompt_id=name_of_row(self.recipe, part),
+            model=values.model,
+            body=body,
+            images=asked if isinstance(asked, int) and asked > 0 else 1,
+        )
+
+    def _values_of(self, combination: int) -> "_Values":
+        found = self._values_seen.get(combination)
+        if found is None:
+            named = self.combination_values(combination)
+            kinds = {axis.name: axis.kind for axis in self.axes}
+            found = _Values(
+                model=str(named["model"]) if "model" in kinds else self.recipe.models[0],
+                words={name: word_text(value) for name, value in named.items() if kinds[name] == "word"},
+                params={name: value for name, value in named.items() if kinds[name] == "parameter"},
+            )
+            if len(self._values_seen) < 65536:
+                self._values_seen[combination] = found
+        return found
+
+    @cached_property
+    def _values_seen(self) -> dict[int, "_Values"]:
+        return {}
+
+
+class _Values(NamedTuple):
+    model: str
+    words: Mapping[str, str]
+    params: Params
+
+
+def _along(values: npt.NDArray[_Scalar], place: int, shape: Sequence[int]) -> npt.NDArray[_Scalar]:
+    """Return values laid along one axis of a shape, ready to broadcast."""
+    return values.reshape([-1 if step == place else 1 for step in range(len(shape))])
+
+
+def _draw(seedless: Key, ordinal: int, *, taken: frozenset[int]) -> int:
+    """Return the ordinal-th seed of a body's walk, not counting those taken."""
+    if not taken:
+        return drawn_seed(seedless, ordinal)
+    walk = (drawn_seed(seedless, place) for place in count())
+    return next(islice((seed for seed in walk if seed not in taken), ordinal, None))
+
+
+def _stride(size: int) -> int:
+    """Return the number nearest the golden section of a size that has no factor in common with it."""
+    wanted = max(1, round(size * _GOLDEN))
+    return next(
+        step
+        for distance in range(size + 1)
+        for step in (wanted + distance, wanted - distance)
+        if step > 0 and gcd(step, size) == 1
+    )
+
+
+@dataclass(frozen=True)
+class _Groups:
+    """Rows that ask for equal bodies: each row's ordinal, and what must be looked at combination by combination."""
+
+    ordinals: npt.NDArray[np.int32]
+    uneven: Mapping[int, npt.NDArray[np.int64]]  # row -> ordinal by combination, where equal rows exclude differently
+    taken: Mapping[int, frozenset[int]]  # row without a seed -> the seeds that rows of the same body state
+
+    def ordinal(self, row: int, combination: int) -> int:
+        by_combination = self.uneven.get(row)
+        return int(self.ordinals[row] if by_combination is None else by_combination[combination])
+
+    def repeated_within(self, first: int, last: int) -> list[int]:
+        rows: list[int] = (np.flatnonzero(self.ordinals[first:last]) + first).tolist()
+        return sorted({*rows, *(row for row in self.uneven if first <= row < last)})
+
+
+def _equal_runs(keys: KeyArray) -> Iterator[Indexes]:
+    """Yield the rows, ascending, of each set of two or more equal keys."""
+    order = np.lexsort((keys[:, 1], keys[:, 0]))
+    ordered = keys[order]
+    new = np.ones(len(order), dtype=np.bool_)
+    new[1:] = (ordered[1:] != ordered[:-1]).any(axis=1)
+    starts = np.flatnonzero(new)
+    lengths = np.diff(np.append(starts, len(order)))
+    for start, length in zip(starts[lengths > 1].tolist(), lengths[lengths > 1].tolist(), strict=True):
+        yield np.sort(order[start : start + length])
+
+
+def _group_rows(rows: RowArrays, *, allowed: npt.NDArray[np.bool_], find_taken: bool) -> _Groups:
+    ordinals = np.zeros(rows.n_rows, dtype=np.int32)
+    uneven: dict[int, npt.NDArray[np.int64]] = {}
+    # Every variant of two rows is equal or none is: clashing_rows has refused what else a template could make.
+    for members in _equal_runs(rows.keys[0]):
+        ordinals[members] = np.arange(len(members))
+        if len(set(rows.signature[members].tolist())) > 1:
+            stays = allowed[rows.signature[members]].astype(np.int64)
+            before = np.cumsum(stays, axis=0) - stays
+            uneven.update(zip(members.tolist(), before, strict=True))
+    taken: dict[int, frozenset[int]] = {}
+    if find_taken and (rows.own_seed != NO_SEED).any() and (rows.own_seed == NO_SEED).any():
+        taken = _taken_seeds(rows)
+    return _Groups(ordinals, uneven, taken)
+
+
+def _taken_seeds(rows: RowArrays) -> dict[int, frozenset[int]]:
+    """Return, for rows without a seed, the seeds that rows equal but for their seed state."""
+    seeded = np.flatnonzero(rows.own_seed != NO_SEED)
+    seeds = rows.own_seed[seeded]
+    values, places = np.unique(seeds, return_inverse=True)
+    # No model has a default seed, so a seed's key is the same for all of them.
+    seed_keys = np.array([parameter_key("", "seed", value) for value in values.tolist()], dtype=np.uint64)
+    bases = rows.keys[0][seeded] - seed_keys[places]
+    stated: dict[tuple[int, ...], set[int]] = {}
+    for base, seed in zip(map(tuple, bases.tolist()), seeds.tolist(), strict=True):
+        stated.setdefault(base, set()).add(seed)
+    bare = np.flatnonzero(rows.own_seed == NO_SEED)
+    found = zip(bare.tolist(), (stated.get(tuple(key)) for key in rows.keys[0][bare].tolist()), strict=True)
+    return {row: frozenset(owned) for row, owned in found if owned}
+
+
+def clashing_rows(rows: RowArrays, recipe: RowRecipe) -> list[tuple[int, int]]:
+    """Return pairs of rows, from 0, of which a template's axes make equal requests; such a job is refused.
+
+    Rows that are equal through and through don't clash: they are ordinals of each other. A row can clash with
+    itself, where two combinations of words give it the same prompt.
+    """
+    n_words = prod(len(axis.values) for axis in recipe.word_axes)
+    if n_words == 1:
+        return []
+    per_model = rows.keys[:n_words]
+    first_of = np.arange(rows.n_rows)
+    for members in _equal_runs(per_model[0]):
+        same = (per_model[:, members] == per_model[:, members[:1]]).all(axis=(0, 2))
+        first_of[members[same]] = members[0]
+    unique = np.flatnonzero(first_of == np.arange(rows.n_rows))
+    flat = per_model[:, unique].reshape(-1, 2)
+    pairs = []
+    for places in _equal_runs(flat):
+        clash = unique[places % len(unique)]
+        pairs.append((int(clash.min()), int(clash.max())))
+    return sorted(set(pairs))
