@@ -1,0 +1,369 @@
+"""One cell's life as a generator: commands out, events in, read from top to bottom; any driver can run it.
+
+It decides what follows from what befell the cell, and which facts are stated; it knows no clock, no network and no
+other cell. Its rules:
+
+- A submission follows another only where the first was not sent, was rejected for the moment (429), or was accepted
+  and the service failed it for reasons of its own and refunds it, up to `max_attempts` accepted ones.
+- An unanswered submission ends the flow: the cell is unknown, and nothing here sends it again.
+- Polling never leads to a second submission, whatever it meets; over its time the cell stays submitted.
+- Facts are stated before anything that follows from them happens.
+"""
+
+from collections.abc import Generator
+from dataclasses import dataclass, replace
+from typing import Literal, TypeAlias, assert_never
+
+from batchflux.core.model import Cell, CellStatus, Fact, FactKind, Fault, Prediction
+from batchflux.core.polling import LatencyBook
+from batchflux.core.protocol import (
+    Accepted,
+    NotSent,
+    Rejected,
+    SubmitAnswer,
+    Unanswered,
+    final_fault,
+    is_final,
+    is_refunded,
+)
+from batchflux.core.retry import ATTEMPT_BACKOFF, POLL_BACKOFF
+
+__all__ = [
+    "Answered",
+    "CellState",
+    "Command",
+    "Event",
+    "FlowRules",
+    "Looked",
+    "NoMore",
+    "Poll",
+    "Record",
+    "Submit",
+    "Wait",
+    "cell_flow",
+    "intent_fact",
+]
+
+# A 404 on a fresh prediction may pass: the service is believed after two minutes of nothing else (design: durability).
+NOT_FOUND_GRACE_S = 120.0
+# `completed` without outputs may be read too early: it is believed at the fourth look.
+_EMPTY_LOOKS = 4
+_MAX_IMAGES_NOTED = 8
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CellState:
+    """What is known of a cell when its flow begins; the defaults are those of a cell never tried."""
+
+    attempts: int = 0
+    cost_micro_usd: int = 0
+    prediction_id: str | None = None
+    price_micro_usd: int = 0  # of the attempt that `prediction_id` is
+    submitted_at_ms: int | None = None
+    created_at_ms: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FlowRules:
+    """The spec's part in a flow."""
+
+    max_attempts: int
+    timeout_s: float
+    price_micro_usd: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Submit:
+    """Ask for a place, make the intent durable, send the POST, and say what came back (`Answered` or `NoMore`)."""
+
+    attempt: int
+    intent: Fact
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Poll:
+    """Ask for the prediction's result; `Looked` comes back."""
+
+    prediction_id: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wait:
+    """Let so much time pass; `Looked` without a result comes back."""
+
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Record:
+    """Make a fact part of the journal at once; `Looked` without a result comes back."""
+
+    fact: Fact
+    frees_micro_usd: int = 0
+
+
+Command: TypeAlias = Submit | Poll | Wait | Record
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answered:
+    """What came of a submission; moments on both clocks."""
+
+    answer: SubmitAnswer
+    sent_at_ms: int
+    at_ms: int
+    now_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NoMore:
+    """The run submits nothing any more: the cell stays as it is."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Looked:
+    """Time has passed; `result` holds what a poll brought."""
+
+    at_ms: int
+    now_s: float
+    dice: float
+    result: Prediction | Fault | None = None
+
+
+Event: TypeAlias = Answered | NoMore | Looked
+Ending: TypeAlias = Literal["final", "unknown", "timeout", "left"]
+
+
+def intent_fact(cell: Cell, *, body_json: str, state: CellState, rules: FlowRules, at_ms: int) -> Fact:
+    """Return the fact that must be durable before a POST of the cell leaves; its price counts as spent."""
+    return Fact(
+        cell_id=cell.cell_id,
+        kind=FactKind.INTENT,
+        at_ms=at_ms,
+        attempt=state.attempts + 1,
+        status=CellStatus.UNKNOWN,
+        attempts=state.attempts,
+        cost_micro_usd=state.cost_micro_usd + rules.price_micro_usd,
+        prompt_id=cell.prompt_id,
+        model=cell.model,
+        body=body_json,
+        price_micro_usd=rules.price_micro_usd,
+        error_kind="unknown_outcome",
+        error="the run ended before the service answered",
+    )
+
+
+def cell_flow(
+    cell: Cell, *, body_json: str, rules: FlowRules, book: LatencyBook, state: CellState, start: Looked
+) -> Generator[Command, Event, Fact | None]:
+    """Run one cell: yields commands, is sent events, returns the final fact (None where nothing was decided).
+
+    `state.prediction_id` set means that the service already knows it: then the flow begins by asking for it.
+    """
+    at_ms, now_s, dice = start.at_ms, start.now_s, start.dice
+    is_resumed = state.prediction_id is not None
+    while True:
+        if state.prediction_id is None:
+            intent = intent_fact(cell, body_json=body_json, state=state, rules=rules, at_ms=at_ms)
+            event = yield Submit(attempt=state.attempts + 1, intent=intent)
+            if not isinstance(event, Answered):
+                return None
+            at_ms, now_s = event.at_ms, event.now_s
+            verdict = _after_submission(intent, event, state=state, rules=rules)
+            yield Record(fact=verdict.fact, frees_micro_usd=verdict.frees_micro_usd)
+            if verdict.next == "end":
+                return verdict.fact if verdict.fact.kind is not FactKind.RELEASED else None
+            state = verdict.state
+            if verdict.next == "again":
+                continue
+        outcome = yield from _watch(cell, state=state, rules=rules, book=book, now_s=now_s, is_resumed=is_resumed)
+        is_resumed = False
+        if outcome.again:
+            freed = state.price_micro_usd
+            state = CellState(attempts=state.attempts, cost_micro_usd=state.cost_micro_usd - freed)
+            looked = yield Record(fact=outcome.fact, frees_micro_usd=freed)
+            if isinstance(looked, Looked):
+                dice = looked.dice
+            event = yield Wait(seconds=ATTEMPT_BACKOFF.wait_s(state.attempts, dice=dice))
+            if isinstance(event, Looked):
+                at_ms, now_s = event.at_ms, event.now_s
+            continue
+        yield Record(fact=outcome.fact, frees_micro_usd=outcome.frees_micro_usd)
+        return outcome.fact
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _AfterSubmission:
+    fact: Fact
+    next: Literal["watch", "again", "end"]
+    state: CellState
+    frees_micro_usd: int = 0
+
+
+def _after_submission(intent: Fact, event: Answered, *, state: CellState, rules: FlowRules) -> _AfterSubmission:
+    """Say what an answer to a submission means for the cell."""
+    bare = replace(intent, at_ms=event.at_ms, prompt_id=None, model=None, body=None, price_micro_usd=None)
+    price = rules.price_micro_usd
+    match event.answer:
+        case NotSent(fault=fault) | Rejected(fault=fault, concerns="moment" | "job"):
+            fact = replace(
+                bare,
+                kind=FactKind.RELEASED,
+                status=CellStatus.PENDING,
+                cost_micro_usd=state.cost_micro_usd,
+                error_kind=fault.kind,
+                error=fault.message,
+            )
+            ends = isinstance(event.answer, Rejected) and event.answer.concerns == "job"
+            return _AfterSubmission(fact=fact, next="end" if ends else "again", state=state, frees_micro_usd=price)
+        case Rejected(fault=fault):
+            fact = replace(
+                bare,
+                kind=FactKind.OUTCOME,
+                status=CellStatus.FAILED,
+                cost_micro_usd=state.cost_micro_usd,
+                completed_at_ms=event.at_ms,
+                error_kind=fault.kind,
+                error=fault.message,
+            )
+            return _AfterSubmission(fact=fact, next="end", state=state, frees_micro_usd=price)
+        case Unanswered(fault=fault):
+            fact = replace(bare, kind=FactKind.UNANSWERED, error_kind=fault.kind, error=fault.message)
+            return _AfterSubmission(fact=fact, next="end", state=state)
+        case Accepted(prediction=prediction):
+            after = CellState(
+                attempts=state.attempts + 1,
+                cost_micro_usd=state.cost_micro_usd + price,
+                prediction_id=prediction.id,
+                price_micro_usd=price,
+                submitted_at_ms=event.sent_at_ms,
+                created_at_ms=prediction.created_at_ms,
+            )
+            fact = replace(
+                bare,
+                kind=FactKind.ACCEPTED,
+                status=CellStatus.SUBMITTED,
+                attempts=after.attempts,
+                prediction_id=prediction.id,
+                submitted_at_ms=event.sent_at_ms,
+                created_at_ms=prediction.created_at_ms,
+                error_kind=None,
+                error=None,
+            )
+            return _AfterSubmission(fact=fact, next="watch", state=after)
+        case _:
+            assert_never(event.answer)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Watched:
+    fact: Fact
+    again: bool = False
+    frees_micro_usd: int = 0
+
+
+def _watch(
+    cell: Cell, *, state: CellState, rules: FlowRules, book: LatencyBook, now_s: float, is_resumed: bool
+) -> Generator[Command, Event, _Watched]:
+    """Ask for an accepted prediction until it is final or over its time."""
+    assert state.prediction_id is not None  # noqa: S101
+    began_s, dice = now_s, 0.5
+    faults = empty_looks = 0
+    missing_since_s: float | None = None
+    fact = Fact(
+        cell_id=cell.cell_id,
+        kind=FactKind.OUTCOME,
+        at_ms=0,
+        attempt=max(1, state.attempts),
+        status=CellStatus.SUBMITTED,
+        attempts=state.attempts,
+        cost_micro_usd=state.cost_micro_usd,
+        prediction_id=state.prediction_id,
+        submitted_at_ms=state.submitted_at_ms,
+        created_at_ms=state.created_at_ms,
+    )
+    wait_s = 0.0 if is_resumed else book.wait_s(0.0, dice=dice)
+    while True:
+        if wait_s > 0:
+            yield Wait(seconds=wait_s)
+        event = yield Poll(prediction_id=state.prediction_id)
+        assert isinstance(event, Looked)  # noqa: S101
+        dice, waited_s = event.dice, event.now_s - began_s
+        match event.result:
+            case Prediction() as prediction if is_final(prediction):
+                faults, missing_since_s = 0, None
+                empty_looks += final_fault(prediction) is not None and prediction.status == "completed"
+                if not 0 < empty_looks < _EMPTY_LOOKS:
+                    if not is_resumed and prediction.status == "completed":
+                        book.learn(waited_s)
+                    return _finish(cell, fact, prediction, event, state=state, rules=rules)
+                wait_s = book.wait_s(waited_s, dice=dice)
+            case Prediction():
+                faults, missing_since_s = 0, None
+                wait_s = book.wait_s(waited_s, dice=dice)
+            case Fault() as fault:
+                faults += 1
+                if fault.kind == "not_found":
+                    missing_since_s = event.now_s if missing_since_s is None else missing_since_s
+                    if event.now_s - missing_since_s >= NOT_FOUND_GRACE_S:
+                        return _Watched(fact=_ended(fact, event, status=CellStatus.FAILED, fault=fault))
+                wait_s = POLL_BACKOFF.wait_for(fault, faults, dice=dice)
+            case None:
+                pass
+        if waited_s + wait_s > rules.timeout_s:
+            over = Fault(kind="timeout", message=f"not final after {waited_s:.0f} s; every later run asks for it again")
+            return _Watched(fact=_ended(fact, event, status=CellStatus.SUBMITTED, fault=over))
+
+
+def _ended(fact: Fact, event: Looked, *, status: CellStatus, fault: Fault) -> Fact:
+    final = event.at_ms if status is CellStatus.FAILED else None
+    return replace(
+        fact, at_ms=event.at_ms, status=status, completed_at_ms=final, error_kind=fault.kind, error=fault.message
+    )
+
+
+def _finish(
+    cell: Cell,
+    fact: Fact,
+    prediction: Prediction,
+    event: Looked,
+    *,
+    state: CellState,
+    rules: FlowRules,
+) -> _Watched:
+    """Turn a final prediction into the cell's outcome."""
+    submitted_at_ms = state.submitted_at_ms
+    latency_ms = None if submitted_at_ms is None else max(0, event.at_ms - submitted_at_ms)
+    fact = replace(
+        fact,
+        at_ms=event.at_ms,
+        completed_at_ms=event.at_ms,
+        latency_ms=latency_ms,
+        created_at_ms=prediction.created_at_ms or state.created_at_ms,
+        inference_ms=prediction.inference_ms,
+        outputs=prediction.outputs,
+        has_nsfw_contents=prediction.has_nsfw_contents,
+        warnings=_warnings(cell, prediction),
+    )
+    fault = final_fault(prediction)
+    if fault is None:
+        return _Watched(fact=replace(fact, status=CellStatus.COMPLETED))
+    failed = replace(fact, status=CellStatus.FAILED, error_kind=fault.kind, error=_with_code(fault))
+    if not is_refunded(fault):
+        return _Watched(fact=failed)
+    failed = replace(failed, cost_micro_usd=state.cost_micro_usd - state.price_micro_usd)
+    if state.attempts < rules.max_attempts:
+        # Between two attempts the cell is pending: a run that stops here may make the next one.
+        return _Watched(fact=replace(failed, kind=FactKind.RELEASED, status=CellStatus.PENDING), again=True)
+    return _Watched(fact=failed, frees_micro_usd=state.price_micro_usd)
+
+
+def _with_code(fault: Fault) -> str:
+    return fault.message if fault.code is None else f"{fault.message} (code {fault.code})"
+
+
+def _warnings(cell: Cell, prediction: Prediction) -> tuple[str, ...]:
+    notes = list(prediction.notes[:_MAX_IMAGES_NOTED])
+    if prediction.status == "completed" and 0 < len(prediction.outputs) < cell.images:
+        notes.append(f"{len(prediction.outputs)} of {cell.images} images arrived")
+    return tuple(notes)

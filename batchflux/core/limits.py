@@ -1,0 +1,174 @@
+"""What the account and the service allow right now: plain arithmetic on (state, now), decided and reserved in one step.
+
+Four small machines, each ignorant of the others: the window of predictions in flight, the pace of submissions, the
+breaker on unanswered submissions, and the service's health. `now_s` is any monotonic clock, in seconds.
+"""
+
+from collections import deque
+from dataclasses import dataclass, field
+
+from batchflux.core.model import Fault
+from batchflux.core.retry import CONNECT_BACKOFF, REFUSAL_BACKOFF, Backoff
+
+__all__ = ["AUTO_MOST", "AUTO_START", "Breaker", "Health", "Pace", "Window"]
+
+AUTO_START = 4
+AUTO_MOST = 64
+
+
+@dataclass(slots=True, kw_only=True)
+class Window:
+    """How many predictions may be in flight: starts small, doubles while all is accepted, halves on a refusal.
+
+    A burst of refusals is one event: what was sent before the last cut tells nothing new.
+    """
+
+    most: int
+    size: float
+    in_flight: int = 0
+    learns: bool = True
+    _cut_at_s: float = field(default=-1.0)
+    _steady: bool = field(default=False)
+
+    @classmethod
+    def learned(cls) -> "Window":
+        """Return the window of `concurrency: auto`."""
+        return cls(most=AUTO_MOST, size=AUTO_START)
+
+    @classmethod
+    def capped(cls, most: int) -> "Window":
+        """Return the window of a stated concurrency: a cap that refusals can still lower for a while."""
+        return cls(most=most, size=min(most, AUTO_MOST))
+
+    def has_room(self) -> bool:
+        """Return whether one more may start now."""
+        return self.in_flight < max(1, int(self.size))
+
+    def started(self) -> None:
+        """Count one more in flight."""
+        self.in_flight += 1
+
+    def ended(self) -> None:
+        """Count one less."""
+        self.in_flight -= 1
+
+    def accepted(self) -> None:
+        """Grow: by one an acceptance until the first refusal, then by one a windowful, and only while it is full."""
+        if self.in_flight >= int(self.size) - 1:
+            self.size = min(self.most, self.size + (1 / self.size if self._steady else 1))
+
+    def refused(self, *, sent_at_s: float, now_s: float) -> None:
+        """Halve, unless the refused submission left before the last cut."""
+        if sent_at_s > self._cut_at_s:
+            # The refused one was counted: what was in flight besides it is what the service held.
+            held = max(1, self.in_flight - 1)
+            self.size = max(1.0, min(self.size, float(held)) / 2)
+            self._steady = True
+            self._cut_at_s = now_s
+
+
+@dataclass(slots=True, kw_only=True)
+class Pace:
+    """When the next submission may leave: evenly spaced at a stated rate of images, and paused after refusals."""
+
+    images_per_s: float | None
+    next_at_s: float = 0.0
+    paused_until_s: float = 0.0
+    refusals: int = 0
+    _paused_at_s: float = field(default=-1.0)
+
+    def ready_at_s(self) -> float:
+        """Return the moment from which on a submission may leave."""
+        return max(self.next_at_s, self.paused_until_s)
+
+    def spend(self, images: int, *, now_s: float) -> None:
+        """Count a submission of so many images as leaving now."""
+        if self.images_per_s is not None:
+            self.next_at_s = max(now_s, self.next_at_s) + images / self.images_per_s
+
+    def accepted(self) -> None:
+        """Forget past refusals."""
+        self.refusals = 0
+
+    def pause(self, fault: Fault, *, sent_at_s: float, now_s: float, backoff: Backoff = REFUSAL_BACKOFF) -> None:
+        """Hold all submissions back after a refusal, or where the service can't be reached."""
+        if sent_at_s > self._paused_at_s:
+            self.refusals += 1
+            self._paused_at_s = now_s
+        wait_s = backoff.wait_for(fault, max(1, self.refusals), dice=0.5)
+        self.paused_until_s = max(self.paused_until_s, now_s + wait_s)
+
+
+@dataclass(slots=True, kw_only=True)
+class Breaker:
+    """Stops submissions when several are unanswered and they are a large share of the last answers.
+
+    It then lets one probe through after 5 s, doubling to 5 min: half an hour of lost answers costs a dozen unknown
+    cells and not thousands, while a line that drops one answer in five only slows down.
+    """
+
+    _last: deque[bool] = field(default_factory=lambda: deque(maxlen=20))
+    _waits: int = 0
+    _open_until_s: float | None = None
+    _probing: bool = False
+
+    def may_send(self, now_s: float) -> bool:
+        """Return whether a submission may leave; while open, one probe at a time."""
+        return self._open_until_s is None or (now_s >= self._open_until_s and not self._probing)
+
+    def retry_at_s(self) -> float | None:
+        """Return when a probe may leave, or None where nothing holds."""
+        return self._open_until_s
+
+    def sent(self) -> None:
+        """Count a submission as leaving: while open it is the probe."""
+        self._probing = self._open_until_s is not None
+
+    def answered(self) -> None:
+        """Take in any real answer: the line works."""
+        self._last.append(False)
+        self._open_until_s, self._probing, self._waits = None, False, 0
+
+    def not_sent(self) -> None:
+        """Take in that a submission did not leave: a probe of it tells nothing."""
+        self._probing = False
+
+    def unanswered(self, now_s: float) -> None:
+        """Take in a lost answer; opens after three in the last twenty answers that are also two fifths of them."""
+        self._last.append(True)
+        lost = sum(self._last)
+        if self._open_until_s is not None or (lost >= 3 and lost >= 0.4 * len(self._last)):
+            self._open_until_s = now_s + min(300.0, 5.0 * 2**self._waits)
+            self._waits += 1
+        self._probing = False
+
+
+@dataclass(slots=True, kw_only=True)
+class Health:
+    """Whether the service is there: how long it has been silent, and how long that is borne.
+
+    `patience_s` None means 12 hours for a service that has answered before, and a minute for one that never did.
+    """
+
+    patience_s: float | None
+    began_at_s: float
+    last_heard_at_s: float | None = None
+    silences: int = 0
+
+    def heard(self, now_s: float) -> None:
+        """Take in an answer of the service's own: anything but 5xx and redirects."""
+        self.last_heard_at_s = now_s
+        self.silences = 0
+
+    def silent(self) -> float:
+        """Take in that it was unreachable, or answered 5xx or a redirect; return how long to wait, in seconds."""
+        self.silences += 1
+        return CONNECT_BACKOFF.wait_s(self.silences, dice=0.5)
+
+    def is_gone(self, now_s: float) -> bool:
+        """Return whether it has been silent for longer than is borne."""
+        if self.silences == 0:
+            return False
+        if self.last_heard_at_s is None:
+            return now_s - self.began_at_s > min(60.0, self.patience_s if self.patience_s is not None else 60.0)
+        return now_s - self.last_heard_at_s > (self.patience_s if self.patience_s is not None else 12 * 3600.0)

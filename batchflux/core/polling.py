@@ -1,0 +1,44 @@
+"""When to ask for a prediction's result: learned from the latencies of this run, as plain arithmetic.
+
+The first look is placed where few predictions can be done earlier (a low quantile of the latencies seen), the next
+ones in steps that grow with the time already waited, so that the share of it that goes unnoticed stays small. Nothing
+doubles: a prediction that is late is looked at as often, in proportion, as one that is early.
+"""
+
+from collections import deque
+from itertools import islice
+
+__all__ = ["LatencyBook"]
+
+_REMEMBERED = 256  # enough for a steady low quantile, few enough to follow a service that drifts
+_FEW = 8  # with fewer latencies than this a quantile says nothing
+_FIRST_GUESS_S = 0.5
+_SHORTEST_STEP_S = 0.2
+_LONGEST_STEP_S = 5.0
+_STEP_SHARE = 0.12  # of the time waited so far
+
+
+class LatencyBook:
+    """The latencies of one model's predictions as this run saw them, in seconds from submission to completion."""
+
+    def __init__(self) -> None:
+        self._seen: deque[float] = deque(maxlen=_REMEMBERED)
+        self._first_look_s = _FIRST_GUESS_S
+        self._since_sorted = 0
+
+    def learn(self, latency_s: float) -> None:
+        """Take in one finished prediction's latency."""
+        self._seen.append(latency_s)
+        self._since_sorted += 1
+        if len(self._seen) >= _FEW and (self._since_sorted >= 16 or len(self._seen) < 32):
+            self._since_sorted = 0
+            # Latencies are known only at a look, so they are late by up to a step: a tenth off keeps them unbiased.
+            low = next(islice(sorted(self._seen), len(self._seen) // 10, None))
+            self._first_look_s = max(_SHORTEST_STEP_S, 0.9 * low)
+
+    def wait_s(self, waited_s: float, *, dice: float) -> float:
+        """Return how long to wait before the next look at a prediction submitted `waited_s` ago; `dice` in 0..1."""
+        if waited_s < self._first_look_s * 0.99:
+            return (self._first_look_s - waited_s) * (1 + 0.05 * dice)
+        step = min(max(_SHORTEST_STEP_S, waited_s * _STEP_SHARE), _LONGEST_STEP_S)
+        return step * (0.9 + 0.2 * dice)
