@@ -45,6 +45,7 @@ __all__ = [
     "decipher_price",
     "decipher_result",
     "decipher_submit",
+    "encode_body",
     "final_fault",
     "is_final",
     "is_refunded",
@@ -138,9 +139,14 @@ def _dump(value: Mapping[str, Any]) -> bytes:
     return json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode()
 
 
-def build_submit(base_url: str, model: str, body: Params) -> HttpRequest:
-    """Return the POST that creates a prediction [page: Submit Task]. Raises ValueError for NaN and infinities."""
-    return HttpRequest(method="POST", url=f"{base_url}/{quote(model)}", body=_dump(body))
+def encode_body(body: Params) -> bytes:
+    """Return a request body as it goes over the wire. Raises ValueError for NaN and infinities."""
+    return _dump(body)
+
+
+def build_submit(base_url: str, model: str, body: bytes) -> HttpRequest:
+    """Return the POST that creates a prediction [page: Submit Task], from an encoded body."""
+    return HttpRequest(method="POST", url=f"{base_url}/{quote(model)}", body=body)
 
 
 def build_result(base_url: str, prediction_id: str) -> HttpRequest:

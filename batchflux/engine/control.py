@@ -1,0 +1,127 @@
+"""Whether the run goes on, and whether one more submission may leave: asked and reserved in one step, by one waiter.
+
+Owns the limits of `core.limits` and the budget; knows no HTTP and no cell's fate.
+"""
+
+import asyncio
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, field
+
+from batchflux.core.budget import Budget, usd
+from batchflux.core.limits import Breaker, Health, Pace, Window
+from batchflux.engine.ports import StopReason
+
+__all__ = ["MAX_OPEN_POSTS", "Admission", "StopSwitch"]
+
+# Only an open POST can become unknown, so few may be open; 16 at 100 ms each are 160 submissions a second, twice what
+# the largest account level starts.
+MAX_OPEN_POSTS = 16
+
+_RANK = {"asked": 0, "trouble": 1, "signal": 2}
+
+
+class StopSwitch:
+    """Holds why the run stops, the weightiest reason winning; `abandon` says to leave predictions in flight alone."""
+
+    def __init__(self, changed: Callable[[], None]) -> None:
+        self.reason: StopReason | None = None
+        self.abandoned = asyncio.Event()
+        self._changed = changed
+
+    def stop(self, reason: StopReason, *, abandon: bool = False) -> None:
+        """No new submissions from here on; with `abandon`, nothing in flight is waited for either."""
+        if self.reason is None or _RANK[reason.kind] > _RANK[self.reason.kind]:
+            self.reason = reason
+        if abandon:
+            self.abandoned.set()
+        self._changed()
+
+
+@dataclass(kw_only=True)
+class Admission:
+    """The one gate before every submission. `asking` is held by the one worker that waits for a place."""
+
+    window: Window
+    pace: Pace
+    breaker: Breaker
+    health: Health
+    budget: Budget
+    max_cells: int | None = None
+    until_s: float | None = None
+    expected_s: Callable[[], float] = lambda: 0.0
+    open_posts: int = 0
+    cells_started: int = 0
+    asking: asyncio.Lock = field(default_factory=asyncio.Lock)
+    _news: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def __post_init__(self) -> None:
+        self.switch = StopSwitch(self.changed)
+        self.no_open_posts = asyncio.Event()
+        self.no_open_posts.set()
+
+    def changed(self) -> None:
+        """Wake the waiter: a slot, money or a reason to stop has come."""
+        self._news.set()
+
+    async def admit(self, *, price_micro_usd: int, images: int, is_new_cell: bool) -> bool:
+        """Wait until one more submission may leave and reserve all it takes; False where none will any more.
+
+        The caller holds `asking`.
+        """
+        loop = asyncio.get_running_loop()
+        while True:
+            self._news.clear()
+            now_s = loop.time()
+            if self.switch.reason is not None or self._must_stop(now_s, price_micro_usd, is_new_cell=is_new_cell):
+                return False
+            wake_at_s = self._wake_at_s(now_s, price_micro_usd)
+            if wake_at_s is None:
+                self.budget.reserve(price_micro_usd)
+                self.window.started()
+                self.pace.spend(images, now_s=now_s)
+                self.breaker.sent()
+                self.open_posts += 1
+                self.no_open_posts.clear()
+                self.cells_started += is_new_cell
+                return True
+            with suppress(TimeoutError):
+                async with asyncio.timeout_at(wake_at_s if wake_at_s > now_s else None):
+                    await self._news.wait()
+
+    def _must_stop(self, now_s: float, price_micro_usd: int, *, is_new_cell: bool) -> bool:
+        if is_new_cell and self.max_cells is not None and self.cells_started >= self.max_cells:
+            self.switch.stop(StopReason(kind="asked", message=f"--limit {self.max_cells} cells reached"))
+        elif self.until_s is not None and now_s + self.expected_s() > self.until_s:
+            self.switch.stop(StopReason(kind="asked", message="nothing more would be done by --until"))
+        elif not self.budget.can_reserve(price_micro_usd) and self.window.in_flight == 0:
+            # Only now: what was in flight might have freed its price.
+            spent, price = usd(self.budget.life_micro_usd), usd(price_micro_usd)
+            self.switch.stop(
+                StopReason(kind="asked", message=f"the budget is used: {spent} spent or held, one more costs {price}")
+            )
+        return self.switch.reason is not None
+
+    def _wake_at_s(self, now_s: float, price_micro_usd: int) -> float | None:
+        """Return None where a submission may leave now, else when to look again (0: when there is news)."""
+        if not self.budget.can_reserve(price_micro_usd) or self.open_posts >= MAX_OPEN_POSTS:
+            return 0.0
+        if not self.window.has_room():
+            return 0.0
+        if not self.breaker.may_send(now_s):
+            retry_at_s = self.breaker.retry_at_s() or 0.0
+            return retry_at_s if retry_at_s > now_s else 0.0
+        ready_at_s = self.pace.ready_at_s()
+        return ready_at_s if ready_at_s > now_s else None
+
+    def post_closed(self) -> None:
+        """Count a POST as answered, or given up."""
+        self.open_posts -= 1
+        if self.open_posts == 0:
+            self.no_open_posts.set()
+        self.changed()
+
+    def slot_freed(self) -> None:
+        """Count a prediction as no more in flight."""
+        self.window.ended()
+        self.changed()

@@ -1,0 +1,135 @@
+"""Fetches images beside the submissions and never holds them back: a queue, a few fetchers, bounded tries.
+
+A download that fails is tried five times within a minute, a dead URL once more from a fresh query of the prediction;
+then it is left to the next run, and the cell stays completed.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from functools import partial
+
+from batchflux.core.model import CellStatus, Fact, FactKind, Fault, Prediction, SavedFile
+from batchflux.core.naming import image_path
+from batchflux.core.progress import Progress
+from batchflux.core.protocol import build_result, decipher_result
+from batchflux.core.retry import Backoff
+from batchflux.engine.ports import Download, Downloads, Observer, Sink, Transport
+
+__all__ = ["DownloadPool"]
+
+TRIES = 5
+_BACKOFF = Backoff(first_s=1.0, most_s=16.0, jitter=0.5)  # five tries within a minute
+_FETCHERS = 12
+# What says that the URL is dead and not the line: a fresh query gives a fresh URL, for as long as the service keeps it.
+_DEAD = frozenset({403, 404, 410})
+
+
+@dataclass(kw_only=True)
+class DownloadPool:
+    """The run's downloads. `backlog` are those that an earlier run left; they are fetched after what is new."""
+
+    downloads: Downloads
+    transport: Transport
+    sink: Sink
+    observer: Observer
+    progress: Progress
+    base_url: str
+    wall_ms: Callable[[], int]
+    dice: Callable[[], float]
+    backlog: Iterator[Download] = field(default_factory=lambda: iter(()))
+
+    def __post_init__(self) -> None:
+        self._queue: deque[Download] = deque()
+        self._news = asyncio.Event()
+        self._closed = False
+
+    def start(self, group: asyncio.TaskGroup) -> list[asyncio.Task[None]]:
+        """Start the fetchers in the engine's task group."""
+        return [group.create_task(self._fetch()) for _ in range(_FETCHERS)]
+
+    def put(self, download: Download) -> None:
+        """Queue a completed cell's images."""
+        self._queue.append(download)
+        self.progress.downloads_waiting = len(self._queue)
+        self._news.set()
+
+    def close(self) -> None:
+        """Nothing more is put: fetchers end when nothing is left."""
+        self._closed = True
+        self._news.set()
+
+    async def _fetch(self) -> None:
+        while True:
+            item = self._queue.popleft() if self._queue else next(self.backlog, None)
+            if item is not None:
+                self.progress.downloads_waiting = len(self._queue)
+                await self._save_all(item)
+            elif self._closed:
+                return
+            else:
+                self._news.clear()
+                await self._news.wait()
+
+    async def _save_all(self, item: Download) -> None:
+        """Fetch a cell's images and state what became of them."""
+        saved: list[SavedFile] = []
+        fault: Fault | None = None
+        urls = list(item.urls)
+        for number in range(len(urls)):
+            found = await self._save(item, urls, number)
+            if isinstance(found, Fault):
+                fault = found
+                break
+            saved.append(found)
+        fact = Fact(
+            cell_id=item.cell.cell_id,
+            kind=FactKind.FILES,
+            at_ms=self.wall_ms(),
+            attempt=item.attempt,
+            status=CellStatus.COMPLETED,
+            prediction_id=item.prediction_id,
+            files=tuple(file.path for file in saved) if fault is None else (),
+            sha256=tuple(file.sha256 for file in saved) if fault is None else (),
+            file_bytes=tuple(file.size_bytes for file in saved) if fault is None else (),
+            error_kind=None if fault is None else "download",
+            error=None if fault is None else fault.message,
+        )
+        self.sink.record(fact)
+        self.progress.apply(item.cell.index, fact, now_s=asyncio.get_running_loop().time())
+        self.observer.fact(fact)
+
+    async def _save(self, item: Download, urls: list[str], number: int) -> SavedFile | Fault:
+        name = partial(_name, item, number + 1)
+        refreshed = False
+        fault = Fault(kind="download", message="not tried")
+        for tries in range(1, TRIES + 1):
+            found = await self.downloads.save(urls[number], name)
+            if isinstance(found, SavedFile):
+                return found
+            fault = found
+            is_dead = fault.code in _DEAD or tries == 2
+            if is_dead and not refreshed and item.prediction_id:
+                refreshed = True
+                fresh = await self._fresh_urls(item)
+                if len(fresh) > number and fresh[number] != urls[number]:
+                    urls[: len(fresh)] = fresh
+                    continue
+                if fault.code in _DEAD:
+                    break
+            if tries < TRIES:
+                await asyncio.sleep(_BACKOFF.wait_s(tries, dice=self.dice()))
+        return fault
+
+    async def _fresh_urls(self, item: Download) -> tuple[str, ...]:
+        answer = await self.transport.send(build_result(self.base_url, item.prediction_id))
+        result = decipher_result(answer, item.prediction_id)
+        if isinstance(result, Prediction):
+            return result.outputs
+        self.observer.note("query", prediction_id=item.prediction_id, error_kind=result.kind, error=result.message)
+        return ()
+
+
+def _name(item: Download, number: int, extension: str) -> str:
+    return image_path(item.cell, item.labels, number=number, extension=extension)

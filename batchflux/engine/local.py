@@ -1,0 +1,327 @@
+"""Runs the cells of a job on this machine: workers that pull cells, drive their flows, and stop as asked.
+
+Never one task a cell: a fixed number of workers share one iterator. What befalls a cell is a value; only what ends the
+job is raised (StorageError). Submissions leave by `_submit` alone, after their intent is durable, and nothing around it
+sends one again.
+"""
+
+import asyncio
+import json
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import assert_never
+
+from batchflux.core.errors import BatchfluxError
+from batchflux.core.flow import (
+    Answered,
+    Event,
+    FlowRules,
+    Looked,
+    NoMore,
+    Poll,
+    Record,
+    Submit,
+    Wait,
+    cell_flow,
+)
+from batchflux.core.model import CellStatus, Fact, Fault, Prediction
+from batchflux.core.polling import LatencyBook
+from batchflux.core.progress import Progress
+from batchflux.core.protocol import (
+    Accepted,
+    HttpAnswer,
+    NotSent,
+    Rejected,
+    SubmitAnswer,
+    TransportFault,
+    Unanswered,
+    build_result,
+    build_submit,
+    decipher_result,
+    decipher_submit,
+    encode_body,
+)
+from batchflux.engine.control import Admission
+from batchflux.engine.downloading import DownloadPool
+from batchflux.engine.ports import Download, Observer, Sink, StopReason, Transport, Work
+
+__all__ = ["Engine"]
+
+# Rejections alike in a row: then the job is wrong and not the cells.
+_SAME_FAILURES = 20
+_KNOWN_IDS = 65536
+PULSE_S = 1.0
+# How long open POSTs are waited for at a stop: their answers are worth more than a quick exit.
+_DRAIN_S = 10.0
+
+
+class _Abandoned(Exception):
+    """Ends the task group when nothing in flight is to be waited for."""
+
+
+@dataclass(kw_only=True)
+class Engine:
+    """One run. `wall_ms` is the wall clock in epoch milliseconds, `dice` draws from 0..1.
+
+    `price_of` gives a cell's price in micro-USD; `downloads` is None where images aren't wanted. `most_workers` bounds
+    the predictions in flight together with the admission's window.
+    """
+
+    transport: Transport
+    sink: Sink
+    observer: Observer
+    admission: Admission
+    progress: Progress
+    downloads: DownloadPool | None
+    base_url: str
+    max_attempts: int
+    timeout_s: float
+    most_workers: int
+    price_of: Callable[[Work], int]
+    wall_ms: Callable[[], int]
+    dice: Callable[[], float]
+    pulse: Callable[[], Awaitable[None]]
+
+    def __post_init__(self) -> None:
+        self.books: dict[str, LatencyBook] = {}
+        self._known_ids: dict[str, None] = {}
+        self._alike: tuple[str, int] = ("", 0)
+
+    async def run(self, work: Iterator[Work]) -> StopReason | None:
+        """Run all work to its end, or until the admission's switch is turned; returns why it stopped early, if it did.
+
+        Raises StorageError where the disk refuses; what was durable stays durable.
+        """
+        try:
+            async with asyncio.TaskGroup() as group:
+                attendants = [group.create_task(self._watch_for_abandon()), group.create_task(self._beat())]
+                fetchers = self.downloads.start(group) if self.downloads is not None else ()
+                workers = [group.create_task(self._work(work)) for _ in range(self.most_workers)]
+                await asyncio.wait(workers)
+                if self.downloads is not None:
+                    self.downloads.close()
+                    await asyncio.wait(fetchers)
+                for attendant in attendants:
+                    attendant.cancel()
+        except* _Abandoned:
+            pass
+        except* BatchfluxError as errors:
+            raise _first(errors) from None
+        return self.admission.switch.reason
+
+    async def _watch_for_abandon(self) -> None:
+        await self.admission.switch.abandoned.wait()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_DRAIN_S):
+                await self.admission.no_open_posts.wait()
+        raise _Abandoned
+
+    async def _beat(self) -> None:
+        """Once a second, for as long as the run lasts, let the house be kept: seals, disk, progress, manifest."""
+        while True:
+            await asyncio.sleep(PULSE_S)
+            await self.pulse()
+
+    async def _work(self, work: Iterator[Work]) -> None:
+        while True:
+            async with self.admission.asking:
+                item = next(work, None)
+                if item is None:
+                    return
+                admitted = item.state.prediction_id is None
+                if admitted:
+                    if not await self._admit(item, is_new_cell=True):
+                        return
+                else:
+                    self.admission.window.started()
+            await self._drive(item, admitted=admitted)
+
+    async def _admit(self, item: Work, *, is_new_cell: bool) -> bool:
+        price = self.price_of(item)
+        return await self.admission.admit(price_micro_usd=price, images=item.cell.images, is_new_cell=is_new_cell)
+
+    async def _drive(self, item: Work, *, admitted: bool) -> None:
+        """Drive one cell's flow to its end. A slot is held from admission until the flow lets go of it."""
+        body = encode_body(item.cell.body)
+        rules = FlowRules(max_attempts=self.max_attempts, timeout_s=self.timeout_s, price_micro_usd=self.price_of(item))
+        flow = cell_flow(
+            item.cell,
+            body_json=body.decode(),
+            rules=rules,
+            book=self.books.setdefault(item.cell.model, LatencyBook()),
+            state=item.state,
+            start=self._looked(),
+        )
+        event: Event | None = None
+        holds = True
+        final: Fact | None = None
+        try:
+            while True:
+                try:
+                    command = next(flow) if event is None else flow.send(event)
+                except StopIteration as end:
+                    final = end.value
+                    break
+                match command:
+                    case Submit():
+                        if not admitted:
+                            if holds:
+                                self.admission.slot_freed()
+                                holds = False
+                            async with self.admission.asking:
+                                holds = await self._admit(item, is_new_cell=False)
+                            if not holds:
+                                event = NoMore()
+                                continue
+                        admitted = False
+                        event = await self._submit(item, command, body)
+                    case Poll(prediction_id=prediction_id):
+                        event = await self._poll(prediction_id)
+                    case Wait(seconds=seconds):
+                        await asyncio.sleep(seconds)
+                        event = self._looked()
+                    case Record(fact=fact, frees_micro_usd=freed):
+                        self._record(item, fact, freed)
+                        event = self._looked()
+                    case _:
+                        assert_never(command)
+        finally:
+            flow.close()
+            if holds:
+                self.admission.slot_freed()
+        if final is not None and final.status is CellStatus.COMPLETED and self.downloads is not None:
+            self.downloads.put(
+                Download(
+                    cell=item.cell,
+                    labels=item.labels,
+                    attempt=final.attempt,
+                    prediction_id=final.prediction_id or "",
+                    urls=final.outputs,
+                )
+            )
+
+    def _record(self, item: Work, fact: Fact, freed_micro_usd: int) -> None:
+        self.sink.record(fact)
+        if freed_micro_usd:
+            self.admission.budget.release(freed_micro_usd)
+            self.admission.changed()
+        self.progress.spent_micro_usd = self.admission.budget.life_micro_usd
+        self.progress.apply(item.cell.index, fact, now_s=asyncio.get_running_loop().time())
+        self.observer.fact(fact)
+
+    def _looked(self, result: Prediction | Fault | None = None) -> Looked:
+        return Looked(at_ms=self.wall_ms(), now_s=asyncio.get_running_loop().time(), dice=self.dice(), result=result)
+
+    # ------------------------------------------------------------------------------------------ submissions
+
+    async def _submit(self, item: Work, command: Submit, body: bytes) -> Answered:
+        """Make the intent durable, send the POST once, and tell the limits what came of it."""
+        loop = asyncio.get_running_loop()
+        request = build_submit(self.base_url, item.cell.model, body)
+        try:
+            await self.sink.intent(command.intent)
+            sent_at_ms, sent_at_s = self.wall_ms(), loop.time()
+            self.progress.in_flight = self.admission.window.in_flight
+            raw = await self.transport.send(request)
+        finally:
+            self.admission.post_closed()
+        answer = decipher_submit(raw, is_known_id=False)
+        if isinstance(answer, Accepted) and answer.prediction.id in self._known_ids:
+            answer = decipher_submit(raw, is_known_id=True)
+        now_s = loop.time()
+        self._tell_limits(answer, raw, sent_at_s=sent_at_s, now_s=now_s)
+        if not isinstance(answer, Accepted):
+            self._note_answer(item, answer, raw)
+        return Answered(answer=answer, sent_at_ms=sent_at_ms, at_ms=self.wall_ms(), now_s=now_s)
+
+    def _tell_limits(
+        self, answer: SubmitAnswer, raw: HttpAnswer | TransportFault, *, sent_at_s: float, now_s: float
+    ) -> None:
+        gate = self.admission
+        match answer:
+            case Accepted(prediction=prediction):
+                self._remember(prediction.id)
+                self._alike = ("", 0)
+                gate.window.accepted()
+                gate.pace.accepted()
+                gate.breaker.answered()
+                gate.health.heard(now_s)
+            case Rejected(fault=fault, concerns=concerns):
+                gate.breaker.answered()
+                gate.health.heard(now_s)
+                if concerns == "moment":
+                    gate.window.refused(sent_at_s=sent_at_s, now_s=now_s)
+                    gate.pace.pause(fault, sent_at_s=sent_at_s, now_s=now_s)
+                elif concerns == "job":
+                    gate.switch.stop(StopReason(kind="trouble", message=fault.message, fault=fault))
+                else:
+                    self._count_alike(fault)
+            case NotSent(fault=fault):
+                gate.breaker.not_sent()
+                self._silent(fault, now_s)
+            case Unanswered(fault=fault, redirected_to=redirected_to):
+                gate.breaker.unanswered(now_s)
+                if redirected_to is not None:
+                    message = f"{self.base_url} redirects to {redirected_to}; submissions are not sent elsewhere"
+                    gate.switch.stop(StopReason(kind="trouble", message=message, fault=fault))
+                elif isinstance(raw, TransportFault) or raw.status >= 500:
+                    self._silent(fault, now_s)
+            case _:
+                assert_never(answer)
+
+    def _count_alike(self, fault: Fault) -> None:
+        same = self._alike[1] + 1 if self._alike[0] == fault.message else 1
+        self._alike = (fault.message, same)
+        if same >= _SAME_FAILURES:
+            message = f"the last {same} submissions were all refused alike: {fault.message}"
+            self.admission.switch.stop(StopReason(kind="trouble", message=message, fault=fault))
+
+    def _silent(self, fault: Fault, now_s: float) -> None:
+        """Hold submissions back while the service can't be reached, and stop when it has been gone for too long."""
+        gate = self.admission
+        gate.pace.paused_until_s = max(gate.pace.paused_until_s, now_s + gate.health.silent())
+        if gate.health.is_gone(now_s):
+            message = f"the service is gone: {fault.message}"
+            gate.switch.stop(StopReason(kind="trouble", message=message, fault=fault), abandon=True)
+
+    def _remember(self, prediction_id: str) -> None:
+        """Keep the newest ids: an answer that brings one again was meant for another submission."""
+        self._known_ids[prediction_id] = None
+        if len(self._known_ids) > _KNOWN_IDS:
+            del self._known_ids[next(iter(self._known_ids))]
+
+    def _note_answer(self, item: Work, answer: SubmitAnswer, raw: HttpAnswer | TransportFault) -> None:
+        """Keep an odd answer's words in the log; bodies are cut and free of control characters."""
+        details = {"cell_id": item.cell.cell_id, "answer": type(answer).__name__}
+        if isinstance(raw, HttpAnswer):
+            body = json.dumps(raw.body[:300].decode("utf-8", "replace"))
+            self.observer.note("submission", **details, http_status=raw.status, body=body)
+        else:
+            self.observer.note("submission", **details, sent=raw.sent, error=raw.message)
+
+    # ------------------------------------------------------------------------------------------ queries
+
+    async def _poll(self, prediction_id: str) -> Looked:
+        """Ask once for a prediction's result; what goes wrong is the service's health, never the cell's fate."""
+        raw = await self.transport.send(build_result(self.base_url, prediction_id))
+        result = decipher_result(raw, prediction_id)
+        now_s = asyncio.get_running_loop().time()
+        if isinstance(result, Fault):
+            self.observer.note("query", prediction_id=prediction_id, error_kind=result.kind, error=result.message)
+            if result.kind == "auth":
+                self.admission.switch.stop(
+                    StopReason(kind="trouble", message=result.message, fault=result), abandon=True
+                )
+            elif result.kind in ("network", "server"):
+                self._silent(result, now_s)
+            else:
+                self.admission.health.heard(now_s)
+        else:
+            self.admission.health.heard(now_s)
+        return self._looked(result)
+
+
+def _first(group: BaseExceptionGroup[BatchfluxError]) -> BatchfluxError:
+    error = group.exceptions[0]
+    return _first(error) if isinstance(error, BaseExceptionGroup) else error

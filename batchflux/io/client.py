@@ -1,0 +1,158 @@
+"""Sends a built request and returns the answer, or why there is none. Decides nothing and retries nothing.
+
+The only place in batchflux that POSTs. Submissions get a connection of their own each, so that no stale answer on a
+kept one can be taken for theirs; queries share kept connections. Redirects, cookies, proxies of the environment and
+.netrc are not followed or read; bodies are read up to the request's bound. The key leaves this module only as a header
+of requests to the API's own origin.
+"""
+
+import os
+import ssl
+from pathlib import Path
+from types import SimpleNamespace, TracebackType
+from typing import Self
+
+import aiohttp
+
+from batchflux.core.errors import UsageError
+from batchflux.core.protocol import HttpAnswer, HttpRequest, TransportFault
+
+__all__ = ["ApiKey", "Client"]
+
+# The official client's own numbers: 10 s to connect, 60 s for a submission, 30 s for a query.
+_POST_TIMEOUT = aiohttp.ClientTimeout(total=60, sock_connect=10, sock_read=30)
+_GET_TIMEOUT = aiohttp.ClientTimeout(total=30, sock_connect=10, sock_read=20)
+
+
+class ApiKey:
+    """The account's key. It shows itself as *** wherever it is printed; `header` is its only way out."""
+
+    __slots__ = ("_value",)
+
+    def __init__(self, value: str) -> None:
+        self._value = value
+
+    @classmethod
+    def from_environment(cls, name: str) -> Self:
+        """Read the key from an environment variable. Raises UsageError where it is missing or can't be a header."""
+        value = os.environ.get(name, "").strip()
+        if not value:
+            raise UsageError(
+                f"no API key: the environment variable {name} is not set; export {name}=..., "
+                "or try the job without a key: add --sandbox"
+            )
+        if not value.isascii() or not value.isprintable() or " " in value:
+            raise UsageError(f"the key in {name} holds characters that no key has (spaces, quotes, line ends?)")
+        return cls(value)
+
+    def header(self) -> dict[str, str]:
+        """Return the Authorization header."""
+        return {"Authorization": f"Bearer {self._value}"}
+
+    def __repr__(self) -> str:
+        return "ApiKey(***)"
+
+    __str__ = __repr__
+
+    def __reduce__(self) -> str:
+        raise TypeError("an API key is never pickled or copied")
+
+
+class Client:
+    """One run's HTTP connections to the service; an async context manager.
+
+    `proxy` and `ca_file` are the spec's: an HTTP proxy for all requests, and a file of certificates to trust besides
+    the system's.
+    """
+
+    def __init__(self, key: ApiKey, *, proxy: str | None = None, ca_file: Path | None = None) -> None:
+        self._key, self._proxy = key, proxy
+        self._ssl = ssl.create_default_context()
+        if ca_file is not None:
+            try:
+                self._ssl.load_verify_locations(cafile=ca_file)
+            except (OSError, ssl.SSLError) as error:
+                raise UsageError(f"api.ca_file: {ca_file} can't be read as certificates: {error}") from None
+
+    async def __aenter__(self) -> Self:
+        self._posting = self._session(aiohttp.TCPConnector(limit=0, force_close=True, ssl=self._ssl), _POST_TIMEOUT)
+        self._asking = self._session(
+            aiohttp.TCPConnector(limit=0, limit_per_host=0, ssl=self._ssl, keepalive_timeout=30), _GET_TIMEOUT
+        )
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._posting.close()
+        await self._asking.close()
+
+    def _session(self, connector: aiohttp.TCPConnector, timeout: aiohttp.ClientTimeout) -> aiohttp.ClientSession:
+        tracing = aiohttp.TraceConfig()
+        tracing.on_request_headers_sent.append(_note_sent)
+        return aiohttp.ClientSession(
+            connector=connector,
+            timeout=timeout,
+            trust_env=False,
+            cookie_jar=aiohttp.DummyCookieJar(),
+            auto_decompress=False,
+            trace_configs=[tracing],
+            headers={"Accept-Encoding": "identity", "Accept": "application/json", "User-Agent": "batchflux"},
+        )
+
+    async def send(self, request: HttpRequest) -> HttpAnswer | TransportFault:
+        """Send one request once. Never raises for what the network or the service does; cancellation passes."""
+        session = self._posting if request.method == "POST" else self._asking
+        sent: list[bool] = []
+        headers = self._key.header()
+        if request.body is not None:
+            headers["Content-Type"] = "application/json"
+        try:
+            async with session.request(
+                request.method,
+                request.url,
+                data=request.body,
+                headers=headers,
+                allow_redirects=False,
+                proxy=self._proxy,
+                trace_request_ctx=sent,
+            ) as response:
+                body = await _read(response, request.max_answer_bytes)
+                if body is None:
+                    return TransportFault(sent=True, message=f"an answer of over {request.max_answer_bytes} bytes")
+                return HttpAnswer(
+                    status=response.status,
+                    body=body,
+                    retry_after=response.headers.get("Retry-After"),
+                    date=response.headers.get("Date"),
+                    location=response.headers.get("Location"),
+                )
+        except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
+            # The hook fires before the first byte leaves: only its absence proves that nothing was sent. What aiohttp
+            # calls status 400 here is its own parse error, never the service's word.
+            return TransportFault(sent=bool(sent), message=_words(error))
+
+
+async def _note_sent(
+    session: aiohttp.ClientSession, context: SimpleNamespace, params: aiohttp.TraceRequestHeadersSentParams
+) -> None:
+    context.trace_request_ctx.append(True)
+
+
+async def _read(response: aiohttp.ClientResponse, most_bytes: int) -> bytes | None:
+    """Return the whole body, or None where it is larger than it may be."""
+    parts: list[bytes] = []
+    size = 0
+    async for part in response.content.iter_any():
+        size += len(part)
+        if size > most_bytes:
+            response.close()
+            return None
+        parts.append(part)
+    return b"".join(parts)
+
+
+def _words(error: Exception) -> str:
+    """Return an exception's name and words, without the request that some of them carry."""
+    words = error.message if isinstance(error, aiohttp.ClientResponseError) else str(error)
+    return f"{type(error).__name__}: {words}" if words else type(error).__name__

@@ -1,0 +1,190 @@
+"""URL to a whole, verified, hashed file under the run directory. Tries once; when to try again is decided elsewhere.
+
+The key is never sent here: outputs live on other hosts. Addresses of private networks are refused wherever a name may
+point (each hop of a redirect too), but loopback where the API itself is on loopback. Names are ours.
+"""
+
+import asyncio
+import hashlib
+import ipaddress
+import os
+import socket
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import aiohttp
+from aiohttp.abc import AbstractResolver, ResolveResult
+from aiohttp.resolver import ThreadedResolver
+from yarl import URL
+
+from batchflux.core.errors import StorageError
+from batchflux.core.fields import clip
+from batchflux.core.model import Fault, SavedFile
+from batchflux.io.images import ImageFault, inspect_image
+from batchflux.io.storage import publish_file
+
+__all__ = ["Downloader"]
+
+_MAX_IMAGE_BYTES = 100 << 20  # a 1-megapixel PNG has 2 MB; this bounds what a wrong URL can cost
+_MAX_HOPS = 4
+_TIMEOUT = aiohttp.ClientTimeout(total=120, sock_connect=10, sock_read=30)
+
+
+class _Refused(OSError):
+    """An address that outputs are not fetched from."""
+
+
+def _check_address(address: str, *, allow_loopback: bool) -> None:
+    parsed = ipaddress.ip_address(address.split("%", maxsplit=1)[0])
+    mapped = parsed.ipv4_mapped if isinstance(parsed, ipaddress.IPv6Address) else None
+    plain = mapped or parsed
+    if not (plain.is_global and not plain.is_multicast) and not (allow_loopback and plain.is_loopback):
+        raise _Refused(f"{address} is an address of a private network; outputs are not fetched from there")
+
+
+class _PublicResolver(AbstractResolver):
+    """Resolves names as usual and refuses those that point into private networks."""
+
+    def __init__(self, *, allow_loopback: bool) -> None:
+        self._inner, self._allow_loopback = ThreadedResolver(), allow_loopback
+
+    async def resolve(
+        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
+    ) -> list[ResolveResult]:
+        found = await self._inner.resolve(host, port, family)
+        for entry in found:
+            _check_address(entry["host"], allow_loopback=self._allow_loopback)
+        return found
+
+    async def close(self) -> None:
+        await self._inner.close()
+
+
+class Downloader:
+    """One run's connections to the hosts of outputs; an async context manager."""
+
+    def __init__(self, run_dir: Path, *, allow_loopback: bool, proxy: str | None = None) -> None:
+        self._run_dir, self._allow_loopback, self._proxy = run_dir, allow_loopback, proxy
+
+    async def __aenter__(self) -> Self:
+        resolver = _PublicResolver(allow_loopback=self._allow_loopback)
+        self._session = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=0, resolver=resolver),
+            timeout=_TIMEOUT,
+            trust_env=False,
+            cookie_jar=aiohttp.DummyCookieJar(),
+            auto_decompress=False,
+            headers={"Accept-Encoding": "identity", "User-Agent": "batchflux"},
+        )
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._session.close()
+
+    async def save(self, url: str, name: Callable[[str], str]) -> SavedFile | Fault:
+        """Fetch one image and publish it under `name(extension)`, relative to the run directory.
+
+        Returns why it could not be had as a Fault of kind `download`, whose `code` is the HTTP status where that was
+        the reason. Raises StorageError where the disk refuses.
+        """
+        temporary = self._run_dir / _temporary_name(name("part"))
+        try:
+            temporary.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                fetched = await self._fetch(url, temporary)
+                if isinstance(fetched, Fault):
+                    return fetched
+                return await asyncio.to_thread(self._publish, temporary, fetched, name)
+            finally:
+                temporary.unlink(missing_ok=True)
+        except OSError as error:
+            raise StorageError(temporary.parent, doing="save an image", cause=error) from error
+
+    async def _fetch(self, url: str, temporary: Path) -> str | Fault:
+        """Stream a URL into a file; returns its SHA-256 or why not. Only the disk's errors pass as OSError."""
+        target = URL(url, encoded=True)
+        for _ in range(_MAX_HOPS):
+            try:
+                if (host := target.host) and _is_literal(host):
+                    _check_address(host, allow_loopback=self._allow_loopback)
+                async with self._session.get(target, allow_redirects=False, proxy=self._proxy) as response:
+                    if response.status in (301, 302, 303, 307, 308):
+                        target = target.join(URL(response.headers.get("Location", ""), encoded=True))
+                        if target.scheme not in ("http", "https"):
+                            return _fault(f"redirected to {target}")
+                        continue
+                    if response.status != 200:
+                        return _fault(f"HTTP {response.status}", code=response.status)
+                    return await _stream(response, temporary)
+            except _DiskError as error:
+                raise error.cause from error
+            except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
+                return _fault(f"{type(error).__name__}: {error}")
+        return _fault("too many redirects")
+
+    def _publish(self, temporary: Path, sha256: str, name: Callable[[str], str]) -> SavedFile | Fault:
+        try:
+            facts = inspect_image(temporary)
+        except ImageFault as error:
+            return _fault(str(error))
+        size_bytes = temporary.stat().st_size
+        path = name(facts.extension)
+        publish_file(temporary, self._run_dir / path)
+        return SavedFile(path=path, sha256=sha256, size_bytes=size_bytes, width=facts.width, height=facts.height)
+
+
+class _DiskError(Exception):
+    """Carries a disk's OSError past the handler of the network's."""
+
+    def __init__(self, cause: OSError) -> None:
+        super().__init__(cause)
+        self.cause = cause
+
+
+async def _stream(response: aiohttp.ClientResponse, temporary: Path) -> str | Fault:
+    digest = hashlib.sha256()
+    size = 0
+    try:
+        file = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o644)
+    except OSError as error:
+        raise _DiskError(error) from error
+    try:
+        async for part in response.content.iter_any():
+            size += len(part)
+            if size > _MAX_IMAGE_BYTES:
+                return _fault(f"larger than {_MAX_IMAGE_BYTES >> 20} MiB")
+            digest.update(part)
+            _write_all(file, part)
+    finally:
+        os.close(file)
+    return digest.hexdigest()
+
+
+def _write_all(file: int, part: bytes) -> None:
+    view = memoryview(part)
+    try:
+        while view:
+            view = view[os.write(file, view) :]
+    except OSError as error:
+        raise _DiskError(error) from error
+
+
+def _is_literal(host: str) -> bool:
+    try:
+        ipaddress.ip_address(host.split("%", maxsplit=1)[0])
+    except ValueError:
+        return False
+    return True
+
+
+def _temporary_name(path: str) -> str:
+    folder, _, name = path.rpartition("/")
+    return f"{folder}/.tmp-{name}"  # the prefix that a start sweeps
+
+
+def _fault(message: str, *, code: int | None = None) -> Fault:
+    return Fault(kind="download", message=clip(message), code=code)
