@@ -41,10 +41,14 @@ _GOLDEN = 0.6180339887498949
 
 
 class GridSlice(NamedTuple):
-    """Some cells of the grid in grid order: their indexes (n,) and keys (n, 2)."""
+    """Some cells of the grid in grid order: their indexes (n,), keys (n, 2) and, where seeds are drawn, seeds (n,).
+
+    A seed is `NO_SEED` where the job gives the cell one.
+    """
 
     indexes: Indexes
     keys: KeyArray
+    seeds: Indexes | None
 
 
 @dataclass(frozen=True)
@@ -114,6 +118,31 @@ class Grid:
         """Whether any index is excluded."""
         return self.n_cells != self.n_indexes
 
+    def images_of(self, indexes: Indexes) -> Indexes:
+        """Return how many images each of some cells asks for, (n,)."""
+        axis = next((axis for axis in self.axes if axis.name == "num_images"), None)
+        if axis is not None:
+            return np.array(axis.values, dtype=np.int64)[self.value_places(axis.name)[indexes % self.n_combinations]]
+        stated = self.recipe.params.get("num_images")
+        default = int(stated) if isinstance(stated, int | float) else 1
+        own = self.rows.images[indexes // self.n_combinations]
+        return np.where(own > 0, own, default)
+
+    def models_of(self, indexes: Indexes) -> Indexes:
+        """Return the place of each cell's model among `recipe.models`, (n,)."""
+        n_words = prod(len(axis.values) for axis in self.recipe.word_axes)
+        return self._variant_of[indexes % self.n_combinations] // n_words
+
+    def variants_of(self, indexes: Indexes) -> Indexes:
+        """Return the place of each cell's model and words among `recipe.variants()`, (n,)."""
+        return self._variant_of[indexes % self.n_combinations]
+
+    def value_places(self, name: str) -> Indexes:
+        """Return, for each combination, which value of an axis it holds, (combinations,)."""
+        place = next(place for place, axis in enumerate(self.axes) if axis.name == name)
+        values = _along(np.arange(self.shape[place], dtype=np.int64), place, self.shape)
+        return np.broadcast_to(values, self.shape).reshape(-1)
+
     # ---------------------------------------------------------------- keys
 
     @cached_property
@@ -164,8 +193,9 @@ class Grid:
         span = np.arange(first, last, dtype=np.int64)
         keys = self.rows.keys[self._variant_of[None, :], span[:, None]] + self._combination_keys[None, :, :]
         mask = self._allowed[self.rows.signature[first:last]]
+        seeds: Indexes | None = None
         if self.draws_seeds or self._seed_axis is not None:
-            self._finish_one_by_one(keys, mask, first)
+            seeds = self._finish_one_by_one(keys, mask, first)
         else:
             groups = self._groups
             for row in groups.repeated_within(first, last):
@@ -173,14 +203,18 @@ class Grid:
                     add = ordinal_key(groups.ordinal(row, combination))
                     keys[row - first, combination] += np.array(add, dtype=np.uint64)
         indexes = span[:, None] * self.n_combinations + np.arange(self.n_combinations, dtype=np.int64)[None, :]
-        return GridSlice(indexes[mask], keys[mask])
+        return GridSlice(indexes[mask], keys[mask], None if seeds is None else seeds[mask])
 
-    def _finish_one_by_one(self, keys: KeyArray, mask: npt.NDArray[np.bool_], first: int) -> None:
-        """Add what depends on each cell's own seed, in place."""
+    def _finish_one_by_one(self, keys: KeyArray, mask: npt.NDArray[np.bool_], first: int) -> Indexes:
+        """Add what depends on each cell's own seed, in place; returns the seeds, in the shape of the mask."""
+        seeds = np.full(mask.shape, NO_SEED, dtype=np.int64)
         for offset, combination in np.argwhere(mask).tolist():
             seedless = Key(*keys[offset, combination].tolist())
-            key, _ = self._with_seed(seedless, first + offset, combination)
+            key, seed = self._with_seed(seedless, first + offset, combination)
             keys[offset, combination] = key
+            if seed is not None:
+                seeds[offset, combination] = seed
+        return seeds
 
     def _with_seed(self, seedless: Key, row: int, combination: int) -> tuple[Key, int | None]:
         """Return a cell's whole key, and the seed drawn for it (None where the job gives one)."""

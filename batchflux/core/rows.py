@@ -135,7 +135,8 @@ class RowArrays:
 
     `keys` (v, n, 2) uint64: model + prompt + parameters, without the axes' parameters. `prompt_keys` (v, n, 2): the
     prompt's alone, only where row seeds are drawn. `signature` (n,) int32: index into `rule_sets`, the sets of rules
-    whose row side a row meets. `own_seed` (n,) int64: the seed that a row gives, -2 where it gives none.
+    whose row side a row meets. `own_seed` (n,) int64: the seed that a row gives, -2 where it gives none. `images`
+    (n,) int64: the images that a row asks for, 0 where it doesn't say.
     """
 
     keys: KeyArray
@@ -143,6 +144,7 @@ class RowArrays:
     signature: npt.NDArray[np.int32]
     rule_sets: tuple[frozenset[int], ...]
     own_seed: npt.NDArray[np.int64]
+    images: npt.NDArray[np.int64]
 
     @property
     def n_rows(self) -> int:
@@ -156,10 +158,15 @@ class RowArrays:
             signature=self.signature[rows],
             rule_sets=self.rule_sets,
             own_seed=self.own_seed[rows],
+            images=self.images[rows],
         )
 
 
 NO_SEED = -2
+
+
+def _whole(value: JsonValue, otherwise: int) -> int:
+    return int(value) if isinstance(value, int | float) and float(value).is_integer() else otherwise
 
 
 class RowReader:
@@ -176,6 +183,7 @@ class RowReader:
         self._prompt_key_parts: list[KeyArray] = []
         self._signatures: list[npt.NDArray[np.int32]] = []
         self._seeds: list[npt.NDArray[np.int64]] = []
+        self._images: list[npt.NDArray[np.int64]] = []
         self._rule_sets: dict[frozenset[int], int] = {}
         self._id_hashes: list[npt.NDArray[np.int64]] = []
         self._rank_texts: list[bytes] = []
@@ -196,6 +204,7 @@ class RowReader:
         prompt_keys = np.zeros_like(keys) if self._keep_prompt_keys else None
         signature = np.zeros(count, dtype=np.int32)
         seeds = np.full(count, NO_SEED, dtype=np.int64)
+        images = np.zeros(count, dtype=np.int64)
         ids = np.zeros(count, dtype=np.int64)
         for offset in range(count):
             part = self.part(columns, offset, where)
@@ -203,8 +212,8 @@ class RowReader:
                 continue
             self._put_keys(part, keys, prompt_keys, offset)
             signature[offset] = self._signature(part)
-            seed = part.params.get("seed", NO_SEED)
-            seeds[offset] = seed if isinstance(seed, int) else NO_SEED
+            seeds[offset] = _whole(part.params.get("seed"), NO_SEED)
+            images[offset] = _whole(part.params.get("num_images"), 0)
             if part.given_id is not None:
                 ids[offset] = hash(part.given_id)
             if self._sample_key is not None:
@@ -214,6 +223,7 @@ class RowReader:
             self._prompt_key_parts.append(prompt_keys)
         self._signatures.append(signature)
         self._seeds.append(seeds)
+        self._images.append(images)
         self._id_hashes.append(ids)
         self.n_rows += count
 
@@ -316,6 +326,7 @@ class RowReader:
             signature=np.concatenate(self._signatures),
             rule_sets=tuple(self._rule_sets),
             own_seed=np.concatenate(self._seeds),
+            images=np.concatenate(self._images),
         )
 
     def repeated_ids(self) -> list[tuple[int, int]]:

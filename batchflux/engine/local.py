@@ -121,6 +121,7 @@ class Engine:
         """Once a second, for as long as the run lasts, let the house be kept: seals, disk, progress, manifest."""
         while True:
             await asyncio.sleep(PULSE_S)
+            self.progress.in_flight = self.admission.window.in_flight
             await self.pulse()
 
     async def _work(self, work: Iterator[Work]) -> None:
@@ -222,7 +223,6 @@ class Engine:
         try:
             await self.sink.intent(command.intent)
             sent_at_ms, sent_at_s = self.wall_ms(), loop.time()
-            self.progress.in_flight = self.admission.window.in_flight
             raw = await self.transport.send(request)
         finally:
             self.admission.post_closed()
