@@ -1,0 +1,321 @@
+"""The result table: one row a cell of the job, in grid order, written in batches and published whole.
+
+Joins three things column by column: the grid (ids, parameters), the table's own columns, and the folded facts. Makes no
+outcome up: what isn't known is null, and a cell nobody has tried is `pending`.
+"""
+
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from batchflux.core.grid import Grid, GridSlice
+from batchflux.core.ledger import cell_ids
+from batchflux.core.model import JsonValue
+from batchflux.core.rows import NO_SEED, RowPart, name_of_row
+from batchflux.io.storage import publish_with
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+__all__ = ["MANIFEST", "RETIRED", "ManifestSource", "read_manifest", "write_manifest", "write_retired"]
+
+MANIFEST = "manifest.parquet"
+RETIRED = "retired.parquet"
+
+_MOMENT = pa.timestamp("ms", tz="UTC")
+_STRINGS = pa.list_(pa.string())
+# The service deletes results after seven days (documentation: predictions).
+RETENTION_MS = 7 * 24 * 3600 * 1000
+
+# The columns that the facts fill, in the manifest's order.
+STATE_FIELDS = pa.schema(
+    [
+        ("status", pa.string()),
+        ("prediction_id", pa.string()),
+        ("result_url", pa.string()),
+        ("outputs", _STRINGS),
+        ("outputs_expire_at", _MOMENT),
+        ("has_nsfw_contents", pa.list_(pa.bool_())),
+        ("files", _STRINGS),
+        ("sha256", _STRINGS),
+        ("inference_ms", pa.int64()),
+        ("created_at", _MOMENT),
+        ("submitted_at", _MOMENT),
+        ("completed_at", _MOMENT),
+        ("latency_ms", pa.int64()),
+        ("attempts", pa.int64()),
+        ("cost_usd", pa.float64()),
+        ("error_kind", pa.string()),
+        ("error", pa.string()),
+        ("warnings", _STRINGS),
+    ]
+)
+_PARAMETER_TYPES = {
+    "seed": pa.int64(),
+    "guidance_scale": pa.float64(),
+    "aspect_ratio": pa.string(),
+    "num_images": pa.int64(),
+    "safety_tolerance": pa.string(),
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ManifestSource:
+    """What a manifest is made of.
+
+    `part(row)` is a row's part; `carried(first, last)` gives the table's columns of rows first <= row < last;
+    `facts` are folded, one row a cell, and `indexes` (n,) say which cell of the grid each is, -1 for retired ones.
+    """
+
+    grid: Grid
+    part: Callable[[int], RowPart]
+    carried: Callable[[int, int], pa.Table]
+    carried_schema: pa.Schema
+    facts: pa.Table
+    indexes: npt.NDArray[np.int64]
+    base_url: str
+
+
+def write_manifest(path: Path, source: ManifestSource) -> None:
+    """Write the manifest and publish it whole. Raises StorageError."""
+    schema = _schema(source)
+    order = np.argsort(source.indexes, kind="stable")
+    facts, indexes = source.facts.take(pa.array(order)), source.indexes[order]
+    with publish_with(path) as temporary, pq.ParquetWriter(temporary, schema, compression="zstd") as writer:
+        for piece in source.grid.slices():
+            if len(piece.indexes):
+                low, high = np.searchsorted(indexes, [piece.indexes[0], piece.indexes[-1] + 1])
+                batch = _batch(source, piece, facts.slice(low, high - low), indexes[low:high], schema)
+                writer.write_table(batch)
+
+
+def write_retired(path: Path, source: ManifestSource) -> None:
+    """Write the cells that were run and have left the job; without any, an older file goes. Raises StorageError."""
+    gone = source.facts.filter(pa.array(source.indexes < 0))
+    gone = gone.filter(pc.not_equal(gone["status"], "pending"))
+    if gone.num_rows == 0:
+        path.unlink(missing_ok=True)
+        return
+    bodies = [json.loads(body) if body else {} for body in gone["body"].to_pylist()]
+    names = _ordered_parameters({name for body in bodies for name in body} - {"prompt"})
+    columns: dict[str, pa.Array] = {
+        "cell_id": gone["cell_id"],
+        "prompt_id": gone["prompt_id"],
+        "prompt": pa.array([body.get("prompt") for body in bodies], pa.string()),
+        "model": gone["model"],
+    }
+    for name in names:
+        columns[name] = _typed(name, [body.get(name) for body in bodies])
+    state = _state_columns(gone, source.base_url)
+    table = pa.Table.from_arrays([*columns.values(), *state.columns], names=[*columns, *STATE_FIELDS.names])
+    with publish_with(path) as temporary:
+        pq.write_table(table, temporary, compression="zstd")
+
+
+# ---------------------------------------------------------------------------------------------------- columns
+
+
+def parameter_names(grid: Grid) -> tuple[str, ...]:
+    """Return the request parameters that the job's cells send, in the manifest's order."""
+    names = {axis.name for axis in grid.axes if axis.kind in ("parameter", "row_seed")}
+    names |= set(grid.recipe.row_params) | set(grid.recipe.params)
+    return _ordered_parameters(names | {"seed"})
+
+
+def _ordered_parameters(names: set[str]) -> tuple[str, ...]:
+    known = [name for name in _PARAMETER_TYPES if name in names]
+    return (*known, *sorted(names - set(known)))
+
+
+def _schema(source: ManifestSource) -> pa.Schema:
+    grid = source.grid
+    fields = [pa.field(name, pa.string()) for name in ("cell_id", "prompt_id", "prompt", "model")]
+    fields += [pa.field(name, _parameter_type(source, name)) for name in parameter_names(grid)]
+    fields += [pa.field(axis.name, pa.string()) for axis in grid.axes if axis.kind == "word"]
+    fields += list(STATE_FIELDS)
+    taken = {field.name for field in fields}
+    used = set(grid.recipe.columns.values()) if "prompt" in grid.recipe.columns else set()
+    used |= {column for name, column in grid.recipe.columns.items() if name != "prompt"}
+    for field in source.carried_schema:
+        if field.name in used:
+            continue
+        name = field.name
+        while name in taken:
+            name = f"row_{name}"
+        taken.add(name)
+        fields.append(pa.field(name, field.type, metadata={b"column": field.name.encode()}))
+    return pa.schema(fields)
+
+
+def _parameter_type(source: ManifestSource, name: str) -> pa.DataType:
+    if name in _PARAMETER_TYPES:
+        return _PARAMETER_TYPES[name]
+    grid = source.grid
+    axis = next((axis for axis in grid.axes if axis.name == name), None)
+    if axis is not None:
+        return _common_type(axis.values)
+    values: list[JsonValue] = [grid.recipe.params[name]] if name in grid.recipe.params else []
+    column = grid.recipe.row_params.get(name)
+    if column is not None:
+        own = source.carried_schema.field(column).type
+        return own if not values or _common_type(values) == own else pa.string()
+    return _common_type(values)
+
+
+def _common_type(values: Sequence[JsonValue]) -> pa.DataType:
+    kinds = {type(value) for value in values if value is not None}
+    if kinds == {bool}:
+        return pa.bool_()
+    if kinds == {int}:
+        return pa.int64()
+    if kinds <= {int, float} and kinds:
+        return pa.float64()
+    return pa.string()
+
+
+def _typed(name: str, values: Sequence[Any], kind: pa.DataType | None = None) -> pa.Array:
+    kind = kind if kind is not None else _PARAMETER_TYPES.get(name, _common_type(values))
+    if pa.types.is_string(kind):
+        return pa.array([v if v is None or isinstance(v, str) else json.dumps(v) for v in values], kind)
+    return pa.array(values, kind)
+
+
+def _batch(
+    source: ManifestSource, piece: GridSlice, facts: pa.Table, fact_indexes: npt.NDArray[np.int64], schema: pa.Schema
+) -> pa.Table:
+    """Return the manifest's rows of one slice of the grid."""
+    grid = source.grid
+    rows, combinations = np.divmod(piece.indexes, grid.n_combinations)
+    first, last = int(rows[0]), int(rows[-1]) + 1
+    parts = [source.part(row) for row in range(first, last)]
+    by_row = pa.array(rows - first)
+    variants = list(grid.recipe.variants())
+    prompts = pa.array(
+        [grid.recipe.template.render({**part.words, **words}) for part in parts for _, words in variants], pa.string()
+    )
+    model_places = pa.array(grid.models_of(piece.indexes))
+    columns: dict[str, Any] = {
+        "cell_id": cell_ids(piece.keys),
+        "prompt_id": pa.array([name_of_row(grid.recipe, part) for part in parts], pa.string()).take(by_row),
+        "prompt": prompts.take(pa.array((rows - first) * len(variants) + grid.variants_of(piece.indexes))),
+        "model": pa.array(grid.recipe.models, pa.string()).take(model_places),
+    }
+    for name in parameter_names(grid):
+        columns[name] = _parameter_column(source, piece, name, schema.field(name).type, combinations, parts, by_row)
+    for axis in grid.axes:
+        if axis.kind == "word":
+            texts = _typed(axis.name, [v if isinstance(v, str) else json.dumps(v) for v in axis.values], pa.string())
+            columns[axis.name] = texts.take(pa.array(grid.value_places(axis.name)[combinations]))
+    places = np.searchsorted(fact_indexes, piece.indexes)
+    places = np.minimum(places, max(0, len(fact_indexes) - 1))
+    known = fact_indexes[places] == piece.indexes if len(fact_indexes) else np.zeros(len(piece.indexes), dtype=np.bool_)
+    state = _state_columns(facts.take(pa.array(places, mask=~known)), source.base_url)
+    columns.update(zip(STATE_FIELDS.names, state.columns, strict=True))
+    carried = source.carried(first, last)
+    for field in schema:
+        if field.metadata and b"column" in field.metadata:
+            columns[field.name] = carried[field.metadata[b"column"].decode()].take(by_row)
+    return pa.Table.from_arrays([columns[field.name] for field in schema], schema=schema)
+
+
+def _parameter_column(
+    source: ManifestSource,
+    piece: GridSlice,
+    name: str,
+    kind: pa.DataType,
+    combinations: npt.NDArray[np.int64],
+    parts: Sequence[RowPart],
+    by_row: pa.Array,
+) -> pa.Array:
+    grid = source.grid
+    axis = next((axis for axis in grid.axes if axis.name == name), None)
+    if axis is not None and axis.kind == "parameter":
+        return _typed(name, axis.values, kind).take(pa.array(grid.value_places(name)[combinations]))
+    constant = grid.recipe.params.get(name)
+    if axis is None and name in grid.recipe.row_params:
+        column = _typed(name, [part.params.get(name, constant) for part in parts], kind).take(by_row)
+    else:
+        column = _typed(name, [constant], kind).take(pa.array(np.zeros(len(combinations), dtype=np.int64)))
+    if name == "seed" and piece.seeds is not None:
+        drawn = pa.array(piece.seeds, mask=piece.seeds == NO_SEED)
+        column = pc.coalesce(drawn, column)
+    return column
+
+
+def _state_columns(facts: pa.Table, base_url: str) -> pa.Table:
+    """Return the manifest's state columns of folded facts; a row of nulls is a cell that nobody has tried."""
+    ids = facts["prediction_id"]
+    urls = pc.binary_join_element_wise(f"{base_url}/predictions/", ids, "/result", "")
+    begun = pc.coalesce(facts["created_at"], facts["submitted_at"])
+    keeps = pc.and_(pc.is_valid(ids), pc.greater(pc.fill_null(pc.list_value_length(facts["outputs"]), 0), 0))
+    expires = pc.add(begun, pa.scalar(RETENTION_MS, pa.duration("ms")))
+    none = pa.scalar([], _STRINGS)
+    columns = {
+        "status": pc.fill_null(facts["status"], "pending"),
+        "prediction_id": ids,
+        "result_url": urls,
+        "outputs": pc.coalesce(facts["outputs"], none),
+        "outputs_expire_at": pc.if_else(keeps, expires, pa.scalar(None, _MOMENT)),
+        "has_nsfw_contents": pc.coalesce(facts["has_nsfw_contents"], pa.scalar([], pa.list_(pa.bool_()))),
+        "files": pc.coalesce(facts["files"], none),
+        "sha256": pc.coalesce(facts["sha256"], none),
+        "attempts": pc.fill_null(facts["attempts"], 0),
+        "cost_usd": pc.divide(pc.cast(pc.fill_null(facts["cost_micro_usd"], 0), pa.float64()), 1e6),
+        "warnings": pc.coalesce(facts["warnings"], none),
+    }
+    arrays = [pc.cast(columns.get(name, facts[name] if name in facts.column_names else None), kind) for name, kind in zip(
+        STATE_FIELDS.names, STATE_FIELDS.types, strict=True)]
+    return pa.Table.from_arrays(arrays, schema=STATE_FIELDS)
+
+
+# ---------------------------------------------------------------------------------------------------- reading
+
+
+def read_manifest(run_dir: str | Path, per: Literal["cell", "image"] = "cell") -> "pd.DataFrame":
+    """Return a run's manifest as a pandas DataFrame, one row a cell, or with `per="image"` one row an image.
+
+    Per image, `outputs`, `files`, `sha256` and `has_nsfw_contents` become `output`, `file`, `sha256` and
+    `has_nsfw_content` of that image, and `image` counts a cell's images from 1; cells without images have no row.
+    Integers that can be missing are pandas' nullable Int64. Raises FileNotFoundError where no manifest lies.
+    """
+    import pandas as pd
+
+    table = pq.ParquetFile(Path(run_dir) / MANIFEST).read()
+    nullable = {pa.int64(): pd.Int64Dtype(), pa.bool_(): pd.BooleanDtype()}
+    frame: pd.DataFrame = table.to_pandas(types_mapper=nullable.get)
+    if per == "cell":
+        return frame
+    if per != "image":
+        raise ValueError(f"per is 'cell' or 'image', not {per!r}")
+    return _per_image(frame)
+
+
+def _per_image(frame: "pd.DataFrame") -> "pd.DataFrame":
+    import pandas as pd
+
+    records = []
+    for place, (outputs, files, hashes, flags) in enumerate(
+        zip(frame["outputs"], frame["files"], frame["sha256"], frame["has_nsfw_contents"], strict=True)
+    ):
+        for number in range(max(len(outputs), len(files))):
+            row = [column[number] if number < len(column) else None for column in (outputs, files, hashes, flags)]
+            records.append((place, number + 1, *row))
+    names = ["place", "image", "output", "file", "sha256", "has_nsfw_content"]
+    images = pd.DataFrame.from_records(records, columns=names)
+    rest = frame.drop(columns=["outputs", "files", "sha256", "has_nsfw_contents"])
+    taken = rest.iloc[images.pop("place").to_numpy(dtype=np.int64)].reset_index(drop=True)
+    return pd.concat([taken, images], axis=1)
+
+
+def iter_rows(path: Path) -> Iterator[Mapping[str, Any]]:
+    """Yield a manifest's rows as mappings, a few thousand in memory at a time."""
+    for batch in pq.ParquetFile(path).iter_batches(batch_size=4096):
+        yield from batch.to_pylist()
