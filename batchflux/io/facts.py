@@ -1,0 +1,264 @@
+"""All durable facts of a run directory, in the order they were written: parts, then the journals not yet sealed.
+
+Needs no lock and disturbs nobody: parts never change, and a journal that is sealed while it is being read is found
+again as its part. Believes only what has its place: the right job, the right number, checksums that hold, and the
+digest by which its successor names it. What fails that is named, never guessed at, and never touched.
+"""
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Final, Literal, overload
+
+import pyarrow as pa
+
+from batchflux.core.errors import CheckpointDamaged, StorageError
+from batchflux.core.ledger import FOLD_COLUMNS, compact, fold
+from batchflux.io.journal import JournalScan, scan_journal
+from batchflux.io.parts import FACT_SCHEMA, PartError, build_table, decipher_part, digest, empty_table
+from batchflux.io.storage import list_names, read_bytes
+
+__all__ = [
+    "CHECKPOINT_DIR",
+    "DAMAGED_PREFIX",
+    "JOURNAL_DIR",
+    "FactsFound",
+    "journal_path",
+    "list_journals",
+    "list_parts",
+    "part_path",
+    "read_facts",
+    "read_state",
+]
+
+CHECKPOINT_DIR: Final = "checkpoint"
+JOURNAL_DIR: Final = "journal"
+DAMAGED_PREFIX: Final = "damaged-"  # before the name of a journal that was set aside
+
+_PART_NAME: Final = re.compile(r"part-(\d{8})\.parquet")
+_JOURNAL_NAME: Final = re.compile(rf"(?:{DAMAGED_PREFIX})?(\d{{8}})\.journal")
+
+# A read is begun anew when a file vanishes under it, which takes a seal each time; so many in a row are no accident.
+_MAX_READS: Final = 50
+
+# Facts held before they are compacted, in rows: some hundred bytes each, so some tens of megabytes.
+_COMPACT_ABOVE_ROWS: Final = 200_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FactsFound:
+    """What can be believed, and a line for each thing that can't, beginning with its path in the run directory."""
+
+    facts: pa.Table
+    damage: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Piece:
+    """One part or journal as read: what it says of itself, and its facts, None where they can't be believed.
+
+    `digest` is its own (parts only), `predecessor` the one by which it names the part before it.
+    """
+
+    name: str
+    facts: pa.Table | None = None
+    job_id: str | None = None
+    sequence: int | None = None
+    digest: str | None = None
+    predecessor: str | None = None
+    damage: tuple[str, ...] = ()
+
+
+def part_path(run_dir: Path, sequence: int) -> Path:
+    """Return where the part sealed from that journal lies."""
+    return run_dir / CHECKPOINT_DIR / f"part-{sequence:08}.parquet"
+
+
+def journal_path(run_dir: Path, sequence: int) -> Path:
+    """Return where the journal of that number lies, counted from 1."""
+    return run_dir / JOURNAL_DIR / f"{sequence:08}.journal"
+
+
+def list_parts(run_dir: Path) -> dict[int, Path]:
+    """Return the parts by sequence, ascending. Raise CheckpointDamaged for a visible name that is no part's."""
+    return _numbered(run_dir, folder=CHECKPOINT_DIR, pattern=_PART_NAME)
+
+
+def list_journals(run_dir: Path) -> dict[int, Path]:
+    """Return the journals by sequence, ascending, those set aside among them. Raise CheckpointDamaged as above."""
+    return _numbered(run_dir, folder=JOURNAL_DIR, pattern=_JOURNAL_NAME)
+
+
+@overload
+def read_facts(
+    run_dir: Path, *, columns: Sequence[str] | None = ..., job_id: str | None = ..., tolerate: Literal[False] = ...
+) -> pa.Table: ...
+
+
+@overload
+def read_facts(
+    run_dir: Path, *, columns: Sequence[str] | None = ..., job_id: str | None = ..., tolerate: Literal[True]
+) -> FactsFound: ...
+
+
+def read_facts(
+    run_dir: Path, *, columns: Sequence[str] | None = None, job_id: str | None = None, tolerate: bool = False
+) -> pa.Table | FactsFound:
+    """Return every durable fact in writing order, with the columns of FACT_SCHEMA or the given ones of them.
+
+    Also beside a live run, whose journal is read to its last whole record. `job_id` is whose facts they must be;
+    None: all of the same job. Raise CheckpointDamaged naming each thing that can't be believed, or with `tolerate`
+    return it beside what can; raise StorageError where the disk can't read.
+    """
+    found = _retried(run_dir, columns=columns, job_id=job_id, is_compacted=False)
+    return found if tolerate else _sound(run_dir, found)
+
+
+def read_state(run_dir: Path, *, columns: Sequence[str] | None = None, job_id: str | None = None) -> pa.Table:
+    """Return `fold(read_facts(run_dir))`, in the memory of the cells and not of all facts.
+
+    With `columns` those alone, and the six that a fold needs. Raises what `read_facts` does.
+    """
+    wanted = None if columns is None else list(dict.fromkeys([*FOLD_COLUMNS, *columns]))
+    return fold(_sound(run_dir, _retried(run_dir, columns=wanted, job_id=job_id, is_compacted=True)))
+
+
+def _sound(run_dir: Path, found: FactsFound) -> pa.Table:
+    if found.damage:
+        raise CheckpointDamaged(run_dir, damage=found.damage)
+    return found.facts
+
+
+def _retried(run_dir: Path, *, columns: Sequence[str] | None, job_id: str | None, is_compacted: bool) -> FactsFound:
+    names = FACT_SCHEMA.names if columns is None else list(columns)
+    for _ in range(_MAX_READS):
+        try:
+            return _read_once(run_dir, names=names, job_id=job_id, is_compacted=is_compacted)
+        except FileNotFoundError as error:  # sealed between listing and opening: it is to be found as a part now
+            vanished = error
+    raise StorageError(run_dir, doing="read the checkpoint, whose files keep vanishing", cause=vanished)
+
+
+def _read_once(run_dir: Path, *, names: list[str], job_id: str | None, is_compacted: bool) -> FactsFound:
+    damage: list[str] = []
+    tables = [empty_table(names)]
+    rows_after_compacting = 0
+    for table in _believed(_pieces(run_dir, names=names, job_id=job_id), damage=damage):
+        tables.append(table)
+        rows = sum(table.num_rows for table in tables)
+        if is_compacted and rows > 2 * rows_after_compacting + _COMPACT_ABOVE_ROWS:
+            tables = [compact(pa.concat_tables(tables))]
+            rows_after_compacting = tables[0].num_rows
+    return FactsFound(facts=pa.concat_tables(tables), damage=tuple(damage))
+
+
+def _believed(pieces: Iterator[_Piece], *, damage: list[str]) -> Iterator[pa.Table]:
+    """Pass on the facts of sound pieces, each once its successor has confirmed it, and collect the damage."""
+    held = _Piece(name="")
+    for piece in pieces:
+        if held.digest and piece.predecessor and held.digest != piece.predecessor:
+            damage.append(f"{held.name}: is not the file that {piece.name} was built on")
+        elif held.facts is not None:
+            yield held.facts
+        damage.extend(piece.damage)
+        held = piece
+    if held.facts is not None:
+        yield held.facts
+
+
+def _pieces(run_dir: Path, *, names: list[str], job_id: str | None) -> Iterator[_Piece]:
+    """Read every part and journal in sequence, a gap as a piece of its own.
+
+    The order of looking matters beside a live run. Journals are listed before parts, so that one which is gone by
+    then has its part in the list; and read newest first, so that none holds facts later than its predecessor's end.
+    """
+    journals = {
+        sequence: (path, scan_journal(read_bytes(path))) for sequence, path in reversed(list_journals(run_dir).items())
+    }
+    parts = list_parts(run_dir)
+    expected = 1
+    for sequence in sorted(parts.keys() | journals.keys()):
+        if sequence > expected:
+            missing = f"{CHECKPOINT_DIR}/{part_path(run_dir, expected).name}"
+            until = "" if sequence == expected + 1 else f" to {part_path(run_dir, sequence - 1).name}"
+            yield _Piece(name=missing, damage=(f"{missing}{until}: missing",))
+        expected = sequence + 1
+        piece = _read_piece(parts.get(sequence), journals.get(sequence), names=names)
+        if piece.facts is not None:
+            job_id = job_id or piece.job_id
+            piece = _in_place(piece, job_id=job_id, sequence=sequence)
+        yield piece
+
+
+def _read_piece(part: Path | None, journal: tuple[Path, JournalScan] | None, *, names: list[str]) -> _Piece:
+    if part is None:
+        return _Piece(name="") if journal is None else _journal_piece(*journal, names=names)
+    piece = _part_piece(part, names=names)
+    if journal is not None and journal[0].name.startswith(DAMAGED_PREFIX):
+        return replace(piece, damage=(*piece.damage, *_journal_damage(*journal)))
+    return piece
+
+
+def _part_piece(path: Path, *, names: list[str]) -> _Piece:
+    name = f"{CHECKPOINT_DIR}/{path.name}"
+    data = read_bytes(path)
+    try:
+        part = decipher_part(data, columns=names)
+    except PartError as error:
+        return _Piece(name=name, facts=None, damage=(f"{name}: {error}",))
+    return _Piece(
+        name=name,
+        facts=part.facts,
+        job_id=part.job_id,
+        sequence=part.sequence,
+        digest=digest(data),
+        predecessor=part.predecessor,
+    )
+
+
+def _journal_piece(path: Path, scan: JournalScan, *, names: list[str]) -> _Piece:
+    name = f"{JOURNAL_DIR}/{path.name}"
+    damage = _journal_damage(path, scan)
+    if scan.header is None:
+        return _Piece(name=name, damage=damage)
+    try:
+        facts = build_table(scan.payloads).select(names)
+    except PartError as error:
+        return _Piece(name=name, damage=(*damage, f"{name}: {error}"))
+    header = scan.header
+    return _Piece(
+        name=name,
+        facts=facts,
+        job_id=header.job_id,
+        sequence=header.sequence,
+        predecessor=header.predecessor,
+        damage=damage,
+    )
+
+
+def _journal_damage(path: Path, scan: JournalScan) -> tuple[str, ...]:
+    if scan.damage is None:
+        return ()
+    return (f"{JOURNAL_DIR}/{path.name}: {scan.damage}; {len(scan.payloads)} facts before it are whole",)
+
+
+def _in_place(piece: _Piece, *, job_id: str | None, sequence: int) -> _Piece:
+    """Believe a piece only where it says that it belongs: what it holds is otherwise somebody else's."""
+    if piece.job_id != job_id:
+        foreign = f"{piece.name}: belongs to another job ({piece.job_id}, not {job_id})"
+    elif piece.sequence != sequence:
+        foreign = f"{piece.name}: is number {piece.sequence} under another's name"
+    else:
+        return piece
+    return _Piece(name=piece.name, damage=(*piece.damage, foreign))
+
+
+def _numbered(run_dir: Path, *, folder: str, pattern: re.Pattern[str]) -> dict[int, Path]:
+    found: dict[int, Path] = {}
+    for name in list_names(run_dir / folder):
+        match = pattern.fullmatch(name)
+        if match is None:
+            raise CheckpointDamaged(run_dir, damage=[f"{folder}/{name}: has no place here; move it out"])
+        found[int(match[1])] = run_dir / folder / name
+    return dict(sorted(found.items()))

@@ -1,0 +1,95 @@
+"""One runner a run directory: an advisory lock of the operating system on `<run_dir>/lock`.
+
+The file is never deleted (a lock on a deleted file guards nothing); its content says who holds or last held it and
+decides nothing. `flock`, not POSIX record locks: those are lost as soon as the process closes any other descriptor of
+the file, and let one process lock twice. Readers (`status`, `verify`, ...) need no lock.
+"""
+
+import contextlib
+import fcntl
+import json
+import os
+import socket
+from datetime import UTC, datetime
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from batchflux.core.errors import RunDirLocked, StorageError
+from batchflux.io.storage import make_dir, write_all
+
+__all__ = ["RunLock"]
+
+_LOCK_NAME = "lock"
+_MAX_HOLDER_BYTES = 4096  # ours is about 100; a file put there by somebody else is not read to its end
+
+
+class RunLock:
+    """Hold a run directory for the time of a `with` block; the lock dies with the process, whatever kills it.
+
+    Entering raises RunDirLocked with the holder's pid, host and start, or StorageError where the file system can't
+    lock. The directory is made where it isn't there. Children don't inherit the lock, forked or started.
+    """
+
+    def __init__(self, run_dir: Path) -> None:
+        self._run_dir = run_dir
+        self._fd: int | None = None
+
+    def __enter__(self) -> Self:
+        make_dir(self._run_dir)
+        path = self._run_dir / _LOCK_NAME
+        try:
+            fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o666)
+        except OSError as error:
+            raise StorageError(path, doing="open the lock", cause=error) from error
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _write_holder(fd)
+        except BlockingIOError as error:
+            holder = _read_holder(fd)
+            os.close(fd)
+            raise RunDirLocked(self._run_dir, holder=holder) from error
+        except OSError as error:
+            os.close(fd)
+            raise StorageError(path, doing="lock the run directory", cause=error) from error
+        self._fd = fd
+        # A forked child shares the open file, and would hold the lock on after its parent's death.
+        os.register_at_fork(after_in_child=self._close)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._close()
+
+    def is_held(self) -> bool:
+        """Answer whether the lock still guards the directory: held, and the file neither deleted nor replaced."""
+        if self._fd is None:
+            return False
+        try:
+            there = os.stat(self._run_dir / _LOCK_NAME, follow_symlinks=False)
+        except OSError:
+            return False
+        return os.path.samestat(there, os.fstat(self._fd))
+
+    def _close(self) -> None:
+        fd, self._fd = self._fd, None
+        if fd is not None:
+            os.close(fd)
+
+
+def _write_holder(fd: int) -> None:
+    holder = {
+        "pid": os.getpid(),
+        "host": socket.gethostname(),
+        "started_at": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+    os.ftruncate(fd, 0)
+    write_all(fd, json.dumps(holder).encode() + b"\n")
+
+
+def _read_holder(fd: int) -> str:
+    with contextlib.suppress(OSError, ValueError, TypeError, KeyError):
+        holder = json.loads(os.pread(fd, _MAX_HOLDER_BYTES, 0))
+        return f"pid {int(holder['pid'])} on {holder['host']} since {holder['started_at']}"
+    return "a process that has not yet said its name"

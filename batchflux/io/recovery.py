@@ -1,0 +1,124 @@
+"""What an interrupted run left in a run directory, brought into order: each leftover journal becomes its part.
+
+Under the run's lock only. A journal beside its part was about to be removed; one without is sealed, whole records
+only. One that holds damage is sealed as far as it is whole and then lies aside, named at every start: cells whose
+facts it lost must not be bought again on a guess. What has no place in the sequence is left as it is.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Final
+
+from batchflux.core.errors import CheckpointDamaged
+from batchflux.io.facts import DAMAGED_PREFIX, journal_path, list_journals, list_parts, part_path
+from batchflux.io.journal import JournalHeader, JournalScan, scan_journal
+from batchflux.io.parts import PartError, build_part, build_table, decipher_part, digest
+from batchflux.io.storage import publish_bytes, read_bytes, remove, rename
+
+__all__ = ["Recovered", "publish_part", "recover"]
+
+_LOST: Final = (
+    "holds facts that can't be read, so some cells may be in flight or paid without our knowing; "
+    "moving the file out of the run directory accepts that they may be bought again"
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recovered:
+    """The last part's number, 0 where there is none, its digest, and a line for each journal that was dealt with."""
+
+    sequence: int
+    digest: str | None
+    notes: tuple[str, ...]
+
+
+def publish_part(
+    run_dir: Path, *, job_id: str, sequence: int, payloads: Sequence[bytes], predecessor: str | None
+) -> str:
+    """Write a part, durably and whole or not at all, and return its digest; raise StorageError, CheckpointDamaged."""
+    try:
+        facts = build_table(payloads)
+    except PartError as error:
+        raise CheckpointDamaged(run_dir, damage=[f"{_name(journal_path(run_dir, sequence))}: {error}"]) from error
+    data = build_part(facts, job_id=job_id, sequence=sequence, predecessor=predecessor, created_at=datetime.now(UTC))
+    publish_bytes(part_path(run_dir, sequence), data)
+    return digest(data)
+
+
+def recover(run_dir: Path, *, job_id: str) -> Recovered:
+    """Seal the journals that an interrupted run left, oldest first.
+
+    Safe to be interrupted and repeated. Raise CheckpointDamaged where a journal can't be believed or was set aside,
+    now or earlier; StorageError.
+    """
+    parts, journals = list_parts(run_dir), list_journals(run_dir)
+    last = max(parts, default=0)
+    last_digest = digest(read_bytes(parts[last])) if parts else None
+    notes: list[str] = []
+    damage: list[str] = []
+    for sequence, path in journals.items():
+        if sequence in parts:
+            damage.extend(_drop_sealed(path, part=parts[sequence]))
+            continue
+        scan = scan_journal(read_bytes(path))
+        _check_place(run_dir, path=path, scan=scan, job_id=job_id, sequence=last + 1, predecessor=last_digest)
+        if scan.damage:
+            damage.append(f"{_name(_set_aside(path))}: {scan.damage}; {_LOST}")
+        if not scan.payloads and not scan.damage and sequence == max(journals):
+            continue  # the journal of a run that was closed, or had only just begun: the next one takes its place
+        last_digest = publish_part(
+            run_dir, job_id=job_id, sequence=sequence, payloads=scan.payloads, predecessor=last_digest
+        )
+        last = sequence
+        notes.append(f"{_name(path)}: sealed {len(scan.payloads)} facts, {scan.torn_bytes} torn bytes at the end")
+        if not scan.damage:
+            remove(path)
+    if damage:
+        raise CheckpointDamaged(run_dir, damage=damage)
+    return Recovered(sequence=last, digest=last_digest, notes=tuple(notes))
+
+
+def _drop_sealed(path: Path, *, part: Path) -> list[str]:
+    """Remove a journal that its part replaces, once the part has proved to hold as much; return what forbids it."""
+    if path.name.startswith(DAMAGED_PREFIX):
+        return [f"{_name(path)}: {_LOST}"]
+    try:
+        held = decipher_part(read_bytes(part), columns=["cell_id"]).facts.num_rows
+    except PartError as error:
+        return [f"{_name(part)}: {error}; its journal {_name(path)} is still there"]
+    if held < len(scan_journal(read_bytes(path)).payloads):
+        return [f"{_name(part)}: holds less than its journal {_name(path)}"]
+    remove(path)
+    return []
+
+
+def _check_place(
+    run_dir: Path, *, path: Path, scan: JournalScan, job_id: str, sequence: int, predecessor: str | None
+) -> None:
+    """Raise CheckpointDamaged for a journal that can't follow the last part: nothing is changed then."""
+    match scan.header:
+        case None:
+            reason = scan.damage
+        case JournalHeader(job_id=other) if other != job_id:
+            reason = f"belongs to another job ({other}, not {job_id})"
+        case JournalHeader(sequence=other) if other != sequence or journal_path(run_dir, other).name not in path.name:
+            reason = f"is number {other}, where {sequence} comes next: parts or journals are missing"
+        case JournalHeader(predecessor=other) if other not in (None, predecessor):
+            reason = "was begun after another part than the one before it: a part is missing or was replaced"
+        case _:
+            return
+    raise CheckpointDamaged(run_dir, damage=[f"{_name(path)}: {reason}"])
+
+
+def _set_aside(path: Path) -> Path:
+    if path.name.startswith(DAMAGED_PREFIX):
+        return path
+    aside = path.with_name(DAMAGED_PREFIX + path.name)
+    rename(path, to=aside)
+    return aside
+
+
+def _name(path: Path) -> str:
+    return f"{path.parent.name}/{path.name}"
