@@ -1,1 +1,11 @@
-"""python -m batchflux."""
+"""`python -m batchflux` and the `batchflux` command."""
+
+import sys
+
+if sys.platform == "win32":
+    sys.exit("batchflux runs on Linux and macOS; on Windows use WSL: its files and locks are what keeps paid cells safe")
+
+from batchflux.cli import main
+
+if __name__ == "__main__":
+    main()

@@ -242,6 +242,18 @@ class Grid:
         for first in range(0, self.rows.n_rows, step):
             yield self.keys_of_rows(first, min(first + step, self.rows.n_rows))
 
+    def n_repeated(self) -> int:
+        """Return how many cells ask for exactly what another cell asks for: each is bought again."""
+        if self.draws_seeds or self._seed_axis is not None:
+            return 0
+        groups = self._groups
+        repeated = groups.repeated_within(0, self.rows.n_rows)
+        return sum(
+            int(allowed and groups.ordinal(row, combination) > 0)
+            for row in repeated
+            for combination, allowed in enumerate(self._allowed[self.rows.signature[row]].tolist())
+        )
+
     # ---------------------------------------------------------------- order
 
     def in_order(self, order: Order) -> Iterator[Indexes]:

@@ -13,6 +13,7 @@ __all__ = ["LatencyBook"]
 _REMEMBERED = 256  # enough for a steady low quantile, few enough to follow a service that drifts
 _FEW = 8  # with fewer latencies than this a quantile says nothing
 _FIRST_GUESS_S = 0.5
+_LONG_GUESS_S = 30.0  # the documentation's slowest sample took 25.7 s
 _SHORTEST_STEP_S = 0.2
 _LONGEST_STEP_S = 5.0
 _STEP_SHARE = 0.12  # of the time waited so far
@@ -35,6 +36,12 @@ class LatencyBook:
             # Latencies are known only at a look, so they are late by up to a step: a tenth off keeps them unbiased.
             low = next(islice(sorted(self._seen), len(self._seen) // 10, None))
             self._first_look_s = max(_SHORTEST_STEP_S, 0.9 * low)
+
+    def expected_s(self) -> float:
+        """Return how long a prediction is likely to take at most: nine in ten of those seen were done by then."""
+        if len(self._seen) < _FEW:
+            return _LONG_GUESS_S
+        return sorted(self._seen)[len(self._seen) * 9 // 10]
 
     def wait_s(self, waited_s: float, *, dice: float) -> float:
         """Return how long to wait before the next look at a prediction submitted `waited_s` ago; `dice` in 0..1."""

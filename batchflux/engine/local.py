@@ -95,7 +95,8 @@ class Engine:
         """
         try:
             async with asyncio.TaskGroup() as group:
-                attendants = [group.create_task(self._watch_for_abandon()), group.create_task(self._beat())]
+                attend = (self._watch_for_abandon(), self._beat(), self.sink.run())
+                attendants = [group.create_task(attendant) for attendant in attend]
                 fetchers = self.downloads.start(group) if self.downloads is not None else ()
                 workers = [group.create_task(self._work(work)) for _ in range(self.most_workers)]
                 await asyncio.wait(workers)
@@ -109,6 +110,10 @@ class Engine:
         except* BatchfluxError as errors:
             raise _first(errors) from None
         return self.admission.switch.reason
+
+    def expected_s(self) -> float:
+        """Return how long a submission made now is likely to take, in seconds: nine in ten are done by then."""
+        return max((book.expected_s() for book in self.books.values()), default=LatencyBook().expected_s())
 
     async def _watch_for_abandon(self) -> None:
         await self.admission.switch.abandoned.wait()

@@ -39,6 +39,7 @@ class StopReason:
     kind: Literal["asked", "trouble", "signal"]
     message: str
     fault: Fault | None = None
+    signal: int | None = None
 
 
 class Transport(Protocol):
@@ -56,6 +57,9 @@ class Sink(Protocol):
 
     async def intent(self, fact: Fact) -> None:
         """Write a fact and return when it would survive a power cut."""
+
+    async def run(self) -> None:
+        """Flush what nobody waits for, until cancelled."""
 
 
 class Downloads(Protocol):

@@ -18,7 +18,7 @@ from typing import Self
 from batchflux.core.errors import RunDirLocked, StorageError
 from batchflux.io.storage import make_dir, write_all
 
-__all__ = ["RunLock"]
+__all__ = ["RunLock", "is_run_at_work"]
 
 _LOCK_NAME = "lock"
 _MAX_HOLDER_BYTES = 4096  # ours is about 100; a file put there by somebody else is not read to its end
@@ -93,3 +93,21 @@ def _read_holder(fd: int) -> str:
         holder = json.loads(os.pread(fd, _MAX_HOLDER_BYTES, 0))
         return f"pid {int(holder['pid'])} on {holder['host']} since {holder['started_at']}"
     return "a process that has not yet said its name"
+
+
+def is_run_at_work(run_dir: Path) -> bool:
+    """Return whether a run is at work in a directory, without touching its lock: its holder's process lives here."""
+    try:
+        holder = json.loads((run_dir / _LOCK_NAME).read_text(encoding="utf-8"))
+        pid, host = int(holder["pid"]), holder["host"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+    if host != socket.gethostname():
+        return False
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True

@@ -25,7 +25,7 @@ from batchflux.io.storage import publish_with
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["MANIFEST", "RETIRED", "ManifestSource", "read_manifest", "write_manifest", "write_retired"]
+__all__ = ["MANIFEST", "RETIRED", "ManifestSource", "column_names", "iter_rows", "read_manifest", "write_manifest", "write_retired"]
 
 MANIFEST = "manifest.parquet"
 RETIRED = "retired.parquet"
@@ -72,7 +72,8 @@ class ManifestSource:
     """What a manifest is made of.
 
     `part(row)` is a row's part; `carried(first, last)` gives the table's columns of rows first <= row < last;
-    `facts` are folded, one row a cell, and `indexes` (n,) say which cell of the grid each is, -1 for retired ones.
+    `facts` are folded, one row a cell, and `indexes` (n,) say which cell of the grid each is, -1 for retired ones;
+    `stamp` is kept in the file's metadata, to know a manifest that is up to date.
     """
 
     grid: Grid
@@ -82,11 +83,12 @@ class ManifestSource:
     facts: pa.Table
     indexes: npt.NDArray[np.int64]
     base_url: str
+    stamp: str
 
 
 def write_manifest(path: Path, source: ManifestSource) -> None:
     """Write the manifest and publish it whole. Raises StorageError."""
-    schema = _schema(source)
+    schema = _schema(source).with_metadata({"batchflux.stamp": source.stamp})
     order = np.argsort(source.indexes, kind="stable")
     facts, indexes = source.facts.take(pa.array(order)), source.indexes[order]
     with publish_with(path) as temporary, pq.ParquetWriter(temporary, schema, compression="zstd") as writer:
@@ -313,6 +315,11 @@ def _per_image(frame: "pd.DataFrame") -> "pd.DataFrame":
     rest = frame.drop(columns=["outputs", "files", "sha256", "has_nsfw_contents"])
     taken = rest.iloc[images.pop("place").to_numpy(dtype=np.int64)].reset_index(drop=True)
     return pd.concat([taken, images], axis=1)
+
+
+def column_names(path: Path) -> list[str]:
+    """Return a manifest's columns in order."""
+    return list(pq.read_schema(path).names)
 
 
 def iter_rows(path: Path) -> Iterator[Mapping[str, Any]]:

@@ -1,0 +1,259 @@
+"""What `run` would do, and nothing more: cells, money, time, disk and the first requests. Writes and sends nothing."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from batchflux.app.job import Job
+from batchflux.app.resume import Known, lay_over
+from batchflux.app.rundir import RunIdentity, read_facts_of
+from batchflux.core.budget import usd
+from batchflux.core.model import CellStatus, JsonValue
+from batchflux.core.progress import EXCLUDED, STATUS_CODES
+from batchflux.engine.observers import duration
+
+__all__ = ["LEVELS", "Comparison", "Plan", "compare", "make_plan", "price_of_cells"]
+
+# Images a minute by account level. Source: the documentation's account levels, the newer of two copies.
+LEVELS = {"bronze": 2, "silver": 500, "gold": 3000, "ultra": 5000}
+
+# About what a 1-megapixel PNG takes; only until a run has shown its own.
+_GUESSED_IMAGE_BYTES = 1_500_000
+_RETENTION_H = 7 * 24
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """What a run of the job would do. Money in USD; `cost_usd` and `images` are of what is left to pay.
+
+    `kept` cells are known to the run directory, `new` ones aren't, `retired` ones were run and have left the job;
+    `done` are final. `cost_usd` is None where nothing tells a model's price.
+    """
+
+    name: str
+    run_dir: str
+    rows: int
+    axes: dict[str, int]
+    cells: int
+    kept: int
+    new: int
+    retired: int
+    done: int
+    to_pay: int
+    images: int
+    cost_usd: float | None
+    prices_usd: dict[str, float | None]
+    hours: dict[str, float]
+    disk_bytes: int
+    repeated_cells: int
+    repeated_usd: float | None
+    first_requests: list[dict[str, JsonValue]]
+    warnings: list[str] = field(default_factory=list)
+
+    def as_json(self) -> str:
+        """Return the plan as one JSON object."""
+        return json.dumps(asdict(self), ensure_ascii=False, indent=1)
+
+    def lines(self) -> list[tuple[str, str]]:
+        """Return the plan as (what, how much) pairs for people."""
+        axes = " × ".join([f"{self.rows:,} rows", *(f"{size:,} {name}" for name, size in self.axes.items())])
+        pairs = [
+            ("cells", f"{self.cells:,}  ({axes})"),
+            ("kept, new, retired", f"{self.kept:,} kept, {self.new:,} new, {self.retired:,} retired"),
+            ("done already", f"{self.done:,}"),
+            ("left to pay", f"{self.to_pay:,} cells, {self.images:,} images"),
+            ("cost", f"{_money(self.cost_usd)}  ({_prices(self.prices_usd)})"),
+        ]
+        if self.repeated_cells:
+            pairs.append(
+                ("repeated", f"{self.repeated_cells:,} cells repeat another's request: {_money(self.repeated_usd)}")
+            )
+        if self.images:
+            times = "; ".join(f"{level} {duration(hours * 3600)}" for level, hours in self.hours.items())
+            pairs += [("time at least", times), ("disk", f"about {_size(self.disk_bytes)}")]
+        return [*pairs, ("run directory", self.run_dir)]
+
+    def __str__(self) -> str:
+        width = max(len(what) for what, _ in self.lines())
+        text = [f"{self.name}", *(f"  {what:<{width}}  {much}" for what, much in self.lines())]
+        text += [f"  warning: {warning}" for warning in self.warnings]
+        return "\n".join(text)
+
+    def _repr_html_(self) -> str:
+        from html import escape
+
+        rows = "".join(f"<tr><th>{escape(a)}</th><td>{escape(b)}</td></tr>" for a, b in self.lines())
+        warnings = "".join(f"<p>⚠ {escape(warning)}</p>" for warning in self.warnings)
+        return f"<table><caption>{escape(self.name)}</caption>{rows}</table>{warnings}"
+
+
+def _money(amount: float | None) -> str:
+    return "unknown: say run.price" if amount is None else usd(round(amount * 1_000_000))
+
+
+def _prices(prices: Mapping[str, float | None]) -> str:
+    if len(prices) == 1:
+        return f"{_money(next(iter(prices.values())))} an image"
+    return ", ".join(f"{_money(price)} an image of {model}" for model, price in prices.items())
+
+
+def _size(n_bytes: int) -> str:
+    size, unit = float(n_bytes), "B"
+    for unit in ("B", "KB", "MB", "GB", "TB"):  # noqa: B007
+        if size < 1000 or unit == "TB":
+            break
+        size /= 1000
+    return f"{size:.0f} {unit}" if size >= 10 or unit == "B" else f"{size:.1f} {unit}"
+
+
+def make_plan(job: Job, *, prices: Mapping[str, int] | None = None, known: Known | None = None) -> Plan:
+    """Return what a run of the job would do.
+
+    `prices` in micro-USD an image by model default to the spec's or the list price; `known` is what an earlier run
+    left, read from the run directory where not given. Raises UsageError, CheckpointDamaged.
+    """
+    grid, spec = job.grid, job.spec
+    if known is None:
+        known = lay_over(grid, read_facts_of(job.run_dir, RunIdentity.read(job.run_dir)))
+    by_model = {model: (prices or {}).get(model, spec.list_price_micro_usd(model)) for model in spec.models}
+    to_pay, images, cost = price_of_cells(job, known, {m: p for m, p in by_model.items() if p is not None})
+    counts = np.bincount(known.statuses, minlength=EXCLUDED + 1)
+    n_repeated = grid.n_repeated()
+    costs_known = all(price is not None for price in by_model.values())
+    some_price = next((price for price in by_model.values() if price is not None), 0)
+    hours = {level: images / rate / 60 for level, rate in LEVELS.items()}
+    measured = _measured_per_min(known.facts)
+    if measured:
+        hours["as this run did"] = images / measured / 60
+    if spec.run.rate_limit_per_s is not None:
+        hours["your rate_limit"] = images / spec.run.rate_limit_per_s / 3600
+    return Plan(
+        name=job.name,
+        run_dir=str(job.run_dir),
+        rows=grid.rows.n_rows,
+        axes={axis.name: len(axis.values) for axis in grid.axes},
+        cells=grid.n_cells,
+        kept=known.n_kept,
+        new=grid.n_cells - known.n_kept,
+        retired=known.n_retired,
+        done=int(counts[STATUS_CODES[CellStatus.COMPLETED]] + counts[STATUS_CODES[CellStatus.FAILED]]),
+        to_pay=to_pay,
+        images=images,
+        cost_usd=cost / 1e6 if costs_known else None,
+        prices_usd={model: None if price is None else price / 1e6 for model, price in by_model.items()},
+        hours=hours,
+        disk_bytes=images * _image_bytes(known.facts) if spec.output.download else 0,
+        repeated_cells=n_repeated,
+        repeated_usd=n_repeated * some_price / 1e6 if costs_known else None,
+        first_requests=_first_requests(job, known),
+        warnings=[*job.warnings, *_warnings(job, hours)],
+    )
+
+
+def price_of_cells(job: Job, known: Known, prices: Mapping[str, int]) -> tuple[int, int, int]:
+    """Return (cells, images, micro-USD) of what is left to pay, by arithmetic on slices of the grid."""
+    grid = job.grid
+    by_model = np.array([prices.get(model, 0) for model in grid.recipe.models], dtype=np.int64)
+    cells = images = cost = 0
+    for indexes in grid.in_order("rows"):
+        left = indexes[known.statuses[indexes] == STATUS_CODES[CellStatus.PENDING]]
+        if len(left):
+            each = grid.images_of(left)
+            cells += len(left)
+            images += int(each.sum())
+            cost += int((each * by_model[grid.models_of(left)]).sum())
+    return cells, images, cost
+
+
+def _first_requests(job: Job, known: Known, *, n: int = 3) -> list[dict[str, JsonValue]]:
+    requests: list[dict[str, JsonValue]] = []
+    for index in known.pending(job.grid, job.spec.run.order):
+        cell = job.grid.cell(index, job.rows.part(index // job.grid.n_combinations))
+        requests.append({"cell_id": cell.cell_id, "prompt_id": cell.prompt_id, "model": cell.model, "body": dict(cell.body)})
+        if len(requests) == n:
+            break
+    return requests
+
+
+def _warnings(job: Job, hours: Mapping[str, float]) -> list[str]:
+    warnings = []
+    slowest = hours.get("your rate_limit", hours.get("as this run did"))
+    late = [level for level, needed in hours.items() if needed > _RETENTION_H]
+    if late and not job.spec.output.download:
+        warnings.append(
+            f"at the rate of {', '.join(late)} this outlasts the 7 days after which the service deletes results; "
+            "with output.download: false the first images are gone before the last are made"
+        )
+    elif slowest is not None and slowest > _RETENTION_H:
+        warnings.append("this runs longer than the 7 days for which the service keeps results; images are saved as it runs")
+    if job.keeps_seed_to_itself:
+        warnings.append("no seed is given, so each cell sends one drawn from its content")
+    return warnings
+
+
+def _image_bytes(facts: pa.Table) -> int:
+    if facts.num_rows == 0:
+        return _GUESSED_IMAGE_BYTES
+    mean = pc.mean(pc.list_flatten(facts["file_bytes"])).as_py()
+    return int(mean) if mean else _GUESSED_IMAGE_BYTES
+
+
+def _measured_per_min(facts: pa.Table) -> float | None:
+    """Return the images completed a minute over the minutes in which any was, or None before there are enough."""
+    if facts.num_rows == 0:
+        return None
+    done = facts.filter(pc.equal(facts["status"], str(CellStatus.COMPLETED)))
+    minutes = pc.count_distinct(pc.floor_temporal(done["completed_at"], unit="minute")).as_py()
+    if not minutes or done.num_rows < 20:
+        return None
+    if minutes > 2:
+        return float(done.num_rows) / float(minutes)
+    span = pc.min_max(done["completed_at"]).as_py()
+    seconds = max(1.0, (span["max"] - span["min"]).total_seconds())
+    return done.num_rows / seconds * 60
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Comparison:
+    """Two specs' cells against each other: how many are in both, only in the first, only in the second."""
+
+    both: int
+    only_this: int
+    only_other: int
+    only_this_usd: float | None
+    only_other_usd: float | None
+
+    def __str__(self) -> str:
+        return (
+            f"against the other: {self.both:,} cells in both, {self.only_this:,} only here "
+            f"({_money(self.only_this_usd)}), {self.only_other:,} only there ({_money(self.only_other_usd)})"
+        )
+
+
+def compare(job: Job, other: Job) -> Comparison:
+    """Return how two jobs' cells overlap, by their ids."""
+    here, there = _all_keys(job), _all_keys(other)
+    both = len(np.intersect1d(here, there, assume_unique=True))
+    return Comparison(
+        both=both,
+        only_this=len(here) - both,
+        only_other=len(there) - both,
+        only_this_usd=_cost_of(job, len(here) - both),
+        only_other_usd=_cost_of(other, len(there) - both),
+    )
+
+
+def _all_keys(job: Job) -> Any:
+    return np.concatenate([piece.keys[:, 0] for piece in job.grid.slices()])
+
+
+def _cost_of(job: Job, n_cells: int) -> float | None:
+    prices = [job.spec.list_price_micro_usd(model) for model in job.spec.models]
+    if any(price is None for price in prices) or len(set(prices)) > 1:
+        return None if n_cells else 0.0
+    return n_cells * (prices[0] or 0) / 1e6

@@ -1,0 +1,113 @@
+"""Asked of the service before money is spent: its live parameter schema, its price, the account's balance.
+
+None of the three being reachable is a warning, not a stop; the live schema can only add refusals. Costs nothing.
+"""
+
+import asyncio
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from batchflux.core.catalog import known_model
+from batchflux.core.errors import JobSpecError, Problem, UsageError
+from batchflux.core.grid import Grid
+from batchflux.core.model import JsonValue
+from batchflux.core.protocol import (
+    build_balance,
+    build_models,
+    build_price,
+    decipher_balance,
+    decipher_models,
+    decipher_price,
+)
+from batchflux.core.rows import same_value
+from batchflux.core.spec import JobSpec
+from batchflux.engine.ports import Transport
+
+__all__ = ["Preflight", "ask_service", "prices_of"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Preflight:
+    """What the service said: the balance and each model's price an image in micro-USD (None where it didn't say)."""
+
+    balance_micro_usd: int | None
+    prices_micro_usd: Mapping[str, int]
+    warnings: tuple[str, ...] = field(default=())
+
+
+async def ask_service(transport: Transport, spec: JobSpec, grid: Grid, *, base_url: str) -> Preflight:
+    """Ask all three at once. Raises JobSpecError for a parameter that the service no longer takes."""
+    inputs: dict[str, JsonValue] = {"prompt": "a price, please"}
+    async with asyncio.TaskGroup() as group:
+        balance = group.create_task(transport.send(build_balance(base_url)))
+        models = group.create_task(transport.send(build_models(base_url)))
+        quotes = {
+            model: group.create_task(transport.send(build_price(base_url, model, inputs))) for model in spec.models
+        }
+    warnings: list[str] = []
+    schemas = decipher_models(models.result())
+    if schemas is None:
+        warnings.append("the service's live parameter schema can't be had, so only what ships here was checked")
+    else:
+        warnings += _check_schemas(spec, grid, schemas)
+    found = {model: decipher_price(quote.result()) for model, quote in quotes.items()}
+    balance_micro_usd = decipher_balance(balance.result())
+    if balance_micro_usd is None:
+        warnings.append("the account's balance can't be had")
+    prices = {model: price for model, price in found.items() if price is not None}
+    for model in spec.models:
+        if model not in prices and spec.run.price_micro_usd is None:
+            warnings.append(f"the service quotes no price for {model}; its list price is assumed")
+    return Preflight(balance_micro_usd=balance_micro_usd, prices_micro_usd=prices, warnings=tuple(warnings))
+
+
+def prices_of(spec: JobSpec, quoted: Mapping[str, int]) -> dict[str, int]:
+    """Return each model's price an image in micro-USD: the spec's, else the service's quote, else the list price.
+
+    Raises UsageError where nothing tells.
+    """
+    prices: dict[str, int] = {}
+    for model in spec.models:
+        said = spec.run.price_micro_usd
+        price = said if said is not None else quoted.get(model, spec.list_price_micro_usd(model))
+        if price is None:
+            raise UsageError(f"nothing tells the price of {model}: say it as run.price, in USD an image")
+        prices[model] = price
+    return prices
+
+
+def _check_schemas(spec: JobSpec, grid: Grid, schemas: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Hold the job's parameters against the live schemas: unlisted ones are dropped by the service in silence."""
+    problems: list[Problem] = []
+    warnings: list[str] = []
+    for model in spec.models:
+        schema = schemas.get(model)
+        if schema is None:
+            warnings.append(f"the service's list has no model {model}")
+            continue
+        listed = schema.get("properties")
+        for name, values in _stated(spec, grid).items():
+            if not isinstance(listed, dict) or name in listed:
+                continue
+            known = known_model(model)
+            default = known.parameters[name].default if known is not None and name in known.parameters else None
+            is_default = bool(values) and all(same_value(value, default) for value in values)
+            what = f"{model} takes no parameter {name!r} any more, and would drop it in silence"
+            if spec.api.allow_unknown_params or is_default:
+                warnings.append(what + ("; it is at its default" if is_default else "; it is sent all the same"))
+            else:
+                problems.append(
+                    Problem(where=name, what=what, instead="leave it out, or set api.allow_unknown_params: true")
+                )
+    if problems:
+        raise JobSpecError(problems)
+    return warnings
+
+
+def _stated(spec: JobSpec, grid: Grid) -> dict[str, list[JsonValue]]:
+    """Return parameter -> the values that the job states for it; none listed where rows bring their own."""
+    stated: dict[str, list[JsonValue]] = {name: [value] for name, value in spec.params.items()}
+    stated |= {name: [] for name in grid.recipe.row_params}
+    stated |= {axis.name: list(axis.values) for axis in grid.axes if axis.kind in ("parameter", "row_seed")}
+    return stated

@@ -1,0 +1,80 @@
+"""What a run leaves for its user: the manifest and the retired cells, written anew only where something changed."""
+
+import hashlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from batchflux.app.job import JOB_FILE, PROMPTS_FILE, Job
+from batchflux.app.resume import Known
+from batchflux.io.facts import CHECKPOINT_DIR
+from batchflux.io.manifest import MANIFEST, RETIRED, ManifestSource, write_manifest, write_retired
+from batchflux.io.storage import list_names
+
+__all__ = ["publish_results"]
+
+
+def publish_results(job: Job, known: Known, *, base_url: str) -> None:
+    """Write manifest.parquet and retired.parquet. Raises StorageError."""
+    stamp = _stamp(job.run_dir)
+    if known.facts.num_rows and _stamp_of(job.run_dir / MANIFEST) == stamp:
+        return
+    source = ManifestSource(
+        grid=job.grid,
+        part=job.rows.part,
+        carried=_Window(job.carried()),
+        carried_schema=job.table.schema,
+        facts=known.facts,
+        indexes=known.indexes,
+        base_url=base_url,
+        stamp=stamp,
+    )
+    write_manifest(job.run_dir / MANIFEST, source)
+    write_retired(job.run_dir / RETIRED, source)
+
+
+def _stamp(run_dir: Path) -> str:
+    """Return a digest of all that a manifest is made of: the spec, the table, the parts and journals by name and size."""
+    digest = hashlib.sha256()
+    for name in (JOB_FILE, PROMPTS_FILE):
+        path = run_dir / name
+        digest.update(path.read_bytes() if path.exists() else b"-")
+    for folder in (CHECKPOINT_DIR, "journal"):
+        path = run_dir / folder
+        for name in sorted(list_names(path)) if path.is_dir() else ():
+            size = (path / name).stat().st_size
+            # A run begins and ends with a journal that holds nothing but its header.
+            digest.update(f"{folder}/{name} {size}\n".encode() if folder == CHECKPOINT_DIR or size > 4096 else b"")
+    return digest.hexdigest()
+
+
+def _stamp_of(path: Path) -> str | None:
+    if not path.exists():
+        return None
+    try:
+        found = (pq.read_schema(path).metadata or {}).get(b"batchflux.stamp")
+    except (pa.ArrowException, OSError):
+        return None
+    return None if found is None else found.decode()
+
+
+class _Window:
+    """Gives rows first <= row < last of a table that is streamed once; to be asked for in ascending order."""
+
+    def __init__(self, pieces: Iterator[pa.Table]) -> None:
+        self._pieces = pieces
+        self._held: list[tuple[int, pa.Table]] = []
+        self._end = 0
+
+    def __call__(self, first: int, last: int) -> pa.Table:
+        while self._held and self._held[0][0] + self._held[0][1].num_rows <= first:
+            self._held.pop(0)
+        while self._end < last:
+            piece = next(self._pieces)
+            begin, self._end = self._end, self._end + piece.num_rows
+            if self._end > first:
+                self._held.append((begin, piece))
+        whole = pa.concat_tables([piece for _, piece in self._held])
+        return whole.slice(first - self._held[0][0], last - first)

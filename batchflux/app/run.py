@@ -1,0 +1,450 @@
+"""Runs a job from start to end: prepare, ask, run, publish. Read `run_async` from top to bottom.
+
+Money is spent by the engine alone, and only between the checkpoint's opening and its closing. Everything before it may
+refuse, everything after it only tells.
+"""
+
+import asyncio
+import json
+import random
+import signal
+import threading
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from contextlib import ExitStack, asynccontextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from batchflux.app.job import Job
+from batchflux.app.plan import Plan, make_plan
+from batchflux.app.preflight import Preflight, ask_service, prices_of
+from batchflux.app.publish import publish_results
+from batchflux.app.resume import Known, lay_over
+from batchflux.app.rundir import SANDBOX_ORIGIN, RunIdentity, freeze_job, read_facts_of, twin_of
+from batchflux.app.summary import Result, summarise
+from batchflux.core.budget import Budget, usd
+from batchflux.core.errors import UsageError
+from batchflux.core.flow import CellState
+from batchflux.core.limits import AUTO_MOST, Breaker, Health, Pace, Window
+from batchflux.core.model import CellStatus
+from batchflux.core.origin import host_of, is_loopback_host
+from batchflux.core.progress import STATUS_CODES, Progress
+from batchflux.engine.control import Admission
+from batchflux.engine.downloading import DownloadPool
+from batchflux.engine.local import Engine
+from batchflux.engine.observers import Several
+from batchflux.engine.ports import Download, Observer, StopReason, Work
+from batchflux.io.checkpoint import CheckpointWriter
+from batchflux.io.client import ApiKey, Client
+from batchflux.io.downloads import Downloader
+from batchflux.io.lock import RunLock
+from batchflux.io.runlog import RunLog, log_level
+from batchflux.io.storage import free_bytes
+from batchflux.sandbox import SandboxProcess
+
+__all__ = ["Question", "RunOptions", "run", "run_async"]
+
+# Below this the next images, parts and manifest may not fit, and a full disk is the worst place to stop.
+_LEAST_FREE_BYTES = 64 << 20
+_DISK_EVERY_S = 10.0
+# The manifest is refreshed only while that costs less than a hundredth of the time since the last one.
+_MANIFEST_SHARE = 0.01
+_MANIFEST_EVERY_S = 60.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunOptions:
+    """What the command line adds to a spec, for this time only. `until` is seconds from now."""
+
+    limit: int | None = None
+    budget_micro_usd: int | None = None
+    until_s: float | None = None
+    sandbox: bool = False
+    sandbox_options: tuple[str, ...] = ()
+    retry_failed: bool = False
+    resubmit_unknown: bool = False
+    download_only: bool = False
+    allow_hosts: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Question:
+    """What is asked before money is spent: the plan, the balance, and how many cells that buys."""
+
+    plan: Plan
+    cost_micro_usd: int
+    balance_micro_usd: int | None
+    affordable_cells: int | None
+
+
+Ask = Callable[[Question], bool]
+MakeObserver = Callable[[Progress], Observer]
+
+
+def run(job: Job, options: RunOptions | None = None) -> Result:
+    """Run a job to its end, or go on where an earlier run of it stopped; also inside a running event loop.
+
+    Raises BatchfluxError for what stops it before anything is submitted, or where the disk refuses. Nothing is asked:
+    calling it is the consent, `run.budget` its bound.
+    """
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return asyncio.run(run_async(job, options))
+    # A notebook's loop is running already: the run gets a loop of its own in a thread of its own.
+    found: list[Result | BaseException] = []
+
+    def in_thread() -> None:
+        try:
+            found.append(asyncio.run(run_async(job, options)))
+        except BaseException as error:  # noqa: BLE001 - handed to the caller's thread whole
+            found.append(error)
+
+    thread = threading.Thread(target=in_thread, name="batchflux-run")
+    thread.start()
+    thread.join()
+    if isinstance(found[0], BaseException):
+        raise found[0]
+    return found[0]
+
+
+async def run_async(
+    job: Job,
+    options: RunOptions | None = None,
+    *,
+    ask: Ask | None = None,
+    observe: MakeObserver | None = None,
+    on_plan: Callable[[Plan, Preflight], None] | None = None,
+) -> Result:
+    """Run a job; see `run`. `ask` is asked before money is spent, `observe` makes what watches the run."""
+    options = options or RunOptions()
+    job, is_sandbox = _place(job, options)
+    with ExitStack() as stack:
+        identity = RunIdentity.open(job.run_dir, origin=SANDBOX_ORIGIN if is_sandbox else job.spec.api.origin)
+        stack.enter_context(RunLock(job.run_dir))
+        base_url, key = _service(job, is_sandbox=is_sandbox, options=options, stack=stack)
+        known = lay_over(job.grid, await asyncio.to_thread(read_facts_of, job.run_dir, identity))
+        _take_up(known, job, options)
+        proxy = None if is_sandbox else job.spec.api.proxy
+        ca_file = Path(job.spec.api.ca_file) if job.spec.api.ca_file else None
+        async with Client(key, proxy=proxy, ca_file=ca_file) as client:
+            session = await _prepare(job, options, known, client, base_url, ask=ask, on_plan=on_plan)
+            freeze_job(job)
+            async with _checkpoint(job.run_dir, identity) as sink:
+                stop = await _spend(job, options, known, client, sink, session, observe=observe)
+    facts = await asyncio.to_thread(read_facts_of, job.run_dir, identity)
+    known = lay_over(job.grid, facts)
+    await asyncio.to_thread(publish_results, job, known, base_url=base_url)
+    return summarise(job, known, stop=stop, started=session.started, spent_before=session.spent_before)
+
+
+@dataclass(kw_only=True)
+class _Session:
+    """What is settled before the engine starts."""
+
+    base_url: str
+    prices: Mapping[str, int]
+    budget: Budget
+    started: float
+    spent_before: int
+    is_loopback: bool
+
+
+def _place(job: Job, options: RunOptions) -> tuple[Job, bool]:
+    """Return the job at the directory that it runs in, and whether that is a sandbox's."""
+    is_twin = job.is_run_dir and (found := RunIdentity.read(job.run_dir)) is not None and found.origin == SANDBOX_ORIGIN
+    if options.sandbox and not is_twin:
+        return job.at(twin_of(job.run_dir)), True
+    return job, is_twin
+
+
+def _service(job: Job, *, is_sandbox: bool, options: RunOptions, stack: ExitStack) -> tuple[str, ApiKey]:
+    """Return the base URL and the key; for a rehearsal, start its sandbox. Raises UsageError."""
+    if is_sandbox:
+        state = ["--state", str(job.run_dir / "sandbox")]
+        process = stack.enter_context(SandboxProcess([*state, *options.sandbox_options]))
+        return process.base_url, ApiKey("sandbox")
+    api = job.spec.api
+    if not (api.is_default_host or api.is_loopback or api.host in options.allow_hosts):
+        raise UsageError(
+            f"api.base_url names the host {api.host}, which would be sent your key; "
+            f"if you trust it, add --allow-host {api.host}"
+        )
+    return api.base_url, ApiKey.from_environment(api.key_env)
+
+
+def _take_up(known: Known, job: Job, options: RunOptions) -> None:
+    """Make cells pending again where the user said so: failed ones, unknown ones."""
+    again = []
+    if options.retry_failed:
+        again.append(CellStatus.FAILED)
+    if options.resubmit_unknown or job.spec.run.on_unknown == "resubmit":
+        again.append(CellStatus.UNKNOWN)
+    if again:
+        known.statuses[known.indexes[known.places(*again)]] = STATUS_CODES[CellStatus.PENDING]
+
+
+async def _prepare(
+    job: Job,
+    options: RunOptions,
+    known: Known,
+    client: Client,
+    base_url: str,
+    *,
+    ask: Ask | None,
+    on_plan: Callable[[Plan, Preflight], None] | None,
+) -> _Session:
+    """Ask the service, say what will be spent, and ask the user. Raises before anything is spent."""
+    to_pay = 0 if options.download_only else make_plan(job, known=known).to_pay
+    preflight = Preflight(balance_micro_usd=None, prices_micro_usd={})
+    if to_pay:
+        preflight = await ask_service(client, job.spec, job.grid, base_url=base_url)
+    prices = prices_of(job.spec, preflight.prices_micro_usd) if to_pay else {}
+    plan = make_plan(job, known=known, prices=prices)
+    spent = known.spent_micro_usd
+    is_loopback = is_loopback_host(host_of(base_url))
+    session_limit = options.budget_micro_usd
+    if on_plan is not None:
+        on_plan(plan, preflight)
+    cost = round((plan.cost_usd or 0) * 1_000_000)
+    if to_pay and not is_loopback:
+        balance = preflight.balance_micro_usd
+        too_little = balance is not None and balance < cost
+        if ask is not None and (too_little or spent + cost > _agreed(job.run_dir)):
+            affordable = balance * plan.to_pay // cost if too_little and balance is not None and cost else None
+            question = Question(plan=plan, cost_micro_usd=cost, balance_micro_usd=balance, affordable_cells=affordable)
+            if not ask(question):
+                raise UsageError("nothing was submitted")
+        _agree(job.run_dir, spent + cost)
+    _check_disk(job, plan)
+    budget = Budget(
+        life_limit_micro_usd=job.spec.run.budget_micro_usd,
+        session_limit_micro_usd=session_limit,
+        life_micro_usd=spent,
+    )
+    return _Session(
+        base_url=base_url,
+        prices=prices,
+        budget=budget,
+        started=time.monotonic(),
+        spent_before=spent,
+        is_loopback=is_loopback,
+    )
+
+
+_AGREED_FILE = "agreed.json"
+
+
+def _agreed(run_dir: Path) -> int:
+    """Return the micro-USD up to which the user has agreed that this run may cost in its whole life."""
+    try:
+        return int(json.loads((run_dir / _AGREED_FILE).read_text())["micro_usd"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return 0
+
+
+def _agree(run_dir: Path, micro_usd: int) -> None:
+    from batchflux.io.storage import publish_bytes
+
+    if micro_usd > _agreed(run_dir):
+        publish_bytes(run_dir / _AGREED_FILE, json.dumps({"micro_usd": micro_usd}).encode())
+
+
+def _check_disk(job: Job, plan: Plan) -> None:
+    free = free_bytes(job.run_dir)
+    if free < _LEAST_FREE_BYTES:
+        raise UsageError(f"{job.run_dir}: only {free >> 20} MB are free on this disk; make room, then run again")
+
+
+@asynccontextmanager
+async def _checkpoint(run_dir: Path, identity: RunIdentity) -> AsyncIterator[CheckpointWriter]:
+    writer = await asyncio.to_thread(CheckpointWriter.open, run_dir, identity.run_id)
+    async with writer:
+        yield writer
+
+
+async def _spend(
+    job: Job,
+    options: RunOptions,
+    known: Known,
+    client: Client,
+    sink: CheckpointWriter,
+    session: _Session,
+    *,
+    observe: MakeObserver | None,
+) -> StopReason | None:
+    """Run the engine over what is left; returns why it stopped early, if it did."""
+    spec, loop = job.spec, asyncio.get_running_loop()
+    progress = Progress.of(known.statuses)
+    progress.spent_micro_usd = session.spent_before
+    log = RunLog(job.run_dir / "run.log", level=log_level())
+    seen = observe(progress) if observe is not None else None
+    observer: Observer = Several([log, seen]) if seen is not None else log
+    dice = random.SystemRandom().random
+    concurrency = spec.run.concurrency
+    admission = Admission(
+        window=Window.learned() if concurrency is None else Window.capped(concurrency),
+        pace=Pace(images_per_s=spec.run.rate_limit_per_s),
+        breaker=Breaker(),
+        health=Health(patience_s=spec.run.patience_s, began_at_s=loop.time()),
+        budget=session.budget,
+        max_cells=options.limit,
+        until_s=None if options.until_s is None else loop.time() + options.until_s,
+    )
+    async with Downloader(job.run_dir, allow_loopback=session.is_loopback, proxy=spec.api.proxy) as downloader:
+        pool = None
+        if spec.output.download or options.download_only:
+            pool = DownloadPool(
+                downloads=downloader,
+                transport=client,
+                sink=sink,
+                observer=observer,
+                progress=progress,
+                base_url=session.base_url,
+                wall_ms=_wall_ms,
+                dice=dice,
+                backlog=_backlog(job, known, look_on_disk=options.download_only),
+            )
+        engine = Engine(
+            transport=client,
+            sink=sink,
+            observer=observer,
+            admission=admission,
+            progress=progress,
+            downloads=pool,
+            base_url=session.base_url,
+            max_attempts=spec.run.max_attempts,
+            timeout_s=spec.run.timeout_s,
+            most_workers=min(concurrency or AUTO_MOST, max(1, progress.n_cells - progress.n_done)),
+            price_of=lambda work: session.prices.get(work.cell.model, 0) * work.cell.images,
+            wall_ms=_wall_ms,
+            dice=dice,
+            pulse=_pulse(job, sink, progress, observer, admission, base_url=session.base_url),
+        )
+        admission.expected_s = engine.expected_s
+        observer.note("start", cells=progress.n_cells, pending=progress.counts[CellStatus.PENDING])
+        work = iter(()) if options.download_only else _work(job, known, options)
+        with _signals(admission):
+            try:
+                stop = await engine.run(work)
+            finally:
+                observer.tick(progress)
+                observer.note("stop", **{str(status): count for status, count in progress.counts.items()})
+                log.close()
+    return stop
+
+
+def _wall_ms() -> int:
+    return time.time_ns() // 1_000_000
+
+
+def _work(job: Job, known: Known, options: RunOptions) -> Iterator[Work]:
+    """Yield what the service knows already, then what is pending, each with what is known of it."""
+    for index, state in known.states(known.places(CellStatus.SUBMITTED)):
+        yield _work_of(job, index, state)
+    before = dict(known.states(known.places(CellStatus.PENDING, CellStatus.FAILED, CellStatus.UNKNOWN)))
+    untried = CellState()
+    for index in known.pending(job.grid, job.spec.run.order):
+        state = before.get(index, untried)
+        if options.retry_failed:
+            # Failed cells get max_attempts anew; what they have cost stays counted.
+            state = replace(state, attempts=0) if state.attempts else state
+        yield _work_of(job, index, state)
+
+
+def _work_of(job: Job, index: int, state: CellState) -> Work:
+    row, combination = divmod(index, job.grid.n_combinations)
+    cell = job.grid.cell(index, job.rows.part(row))
+    labels = job.grid.combination_values(combination)
+    shown = {axis.name: cell.body.get("seed") if axis.kind == "row_seed" else labels[axis.name] for axis in job.grid.axes}
+    return Work(cell=cell, state=state, labels=shown)
+
+
+def _backlog(job: Job, known: Known, *, look_on_disk: bool) -> Iterator[Download]:
+    """Yield the images that an earlier run left: completed cells without files, or whose files are gone."""
+    places = known.places(CellStatus.COMPLETED)
+    columns = ["attempt", "prediction_id", "outputs", "files"]
+    for first in range(0, len(places), 1024):
+        some = places[first : first + 1024]
+        rows = known.facts.select(columns).take(some).to_pylist()
+        for index, row in zip(known.indexes[some].tolist(), rows, strict=True):
+            files = row["files"] or []
+            if files and not (look_on_disk and not all((job.run_dir / file).is_file() for file in files)):
+                continue
+            if row["outputs"]:
+                work = _work_of(job, index, CellState())
+                yield Download(
+                    cell=work.cell,
+                    labels=work.labels,
+                    attempt=row["attempt"],
+                    prediction_id=row["prediction_id"] or "",
+                    urls=tuple(row["outputs"]),
+                )
+
+
+def _pulse(
+    job: Job,
+    sink: CheckpointWriter,
+    progress: Progress,
+    observer: Observer,
+    admission: Admission,
+    *,
+    base_url: str,
+) -> Callable[[], Awaitable[None]]:
+    """Return what is done once a second while a run is at work: seal, look at the disk, show, refresh the manifest."""
+    loop = asyncio.get_running_loop()
+    due = {"disk": 0.0, "manifest": loop.time() + _MANIFEST_EVERY_S}
+
+    async def pulse() -> None:
+        now_s = loop.time()
+        await sink.seal_if_due(now_s)
+        observer.tick(progress)
+        if now_s >= due["disk"]:
+            due["disk"] = now_s + _DISK_EVERY_S
+            free = free_bytes(job.run_dir)
+            if free < _LEAST_FREE_BYTES:
+                message = f"the disk is nearly full ({free >> 20} MB free): make room, then run again"
+                admission.switch.stop(StopReason(kind="trouble", message=message))
+        if now_s >= due["manifest"]:
+            await asyncio.to_thread(_refresh_manifest, job, base_url)
+            took_s = loop.time() - now_s
+            due["manifest"] = loop.time() + max(_MANIFEST_EVERY_S, took_s / _MANIFEST_SHARE)
+
+    return pulse
+
+
+def _refresh_manifest(job: Job, base_url: str) -> None:
+    identity = RunIdentity.read(job.run_dir)
+    publish_results(job, lay_over(job.grid, read_facts_of(job.run_dir, identity)), base_url=base_url)
+
+
+class _signals:  # noqa: N801 - reads as a block
+    """While it lasts, the first signal stops the run and keeps what is known; a second SIGINT ends it at once."""
+
+    _NUMBERS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+    def __init__(self, admission: Admission) -> None:
+        self._admission = admission
+        self._task = asyncio.current_task()
+        self._loop = asyncio.get_running_loop()
+        self._active = threading.current_thread() is threading.main_thread()
+        self._ignored = {number for number in self._NUMBERS if signal.getsignal(number) is signal.SIG_IGN}
+
+    def __enter__(self) -> None:
+        if self._active:
+            for number in self._NUMBERS:
+                if number not in self._ignored:  # nohup means what it says
+                    self._loop.add_signal_handler(number, self._heard, number)
+
+    def __exit__(self, *_: object) -> None:
+        if self._active:
+            for number in self._NUMBERS:
+                if number not in self._ignored:
+                    self._loop.remove_signal_handler(number)
+
+    def _heard(self, number: int) -> None:
+        reason = self._admission.switch.reason
+        if reason is not None and reason.kind == "signal" and self._task is not None:
+            self._task.cancel()
+        name = signal.Signals(number).name
+        self._admission.switch.stop(StopReason(kind="signal", message=f"stopped by {name}", signal=number), abandon=True)

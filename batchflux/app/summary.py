@@ -1,0 +1,210 @@
+"""How a run stands, from its durable facts: counts, money, timings, errors by kind. The closing words and `status`."""
+
+import json
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from batchflux.app.advice import advice_for
+from batchflux.app.job import Job
+from batchflux.app.resume import Known
+from batchflux.core.budget import usd
+from batchflux.core.model import CellStatus
+from batchflux.core.progress import STATUS_CODES
+from batchflux.engine.observers import duration
+from batchflux.engine.ports import StopReason
+from batchflux.io.manifest import MANIFEST
+
+__all__ = ["Result", "Standing", "stand", "summarise"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Standing:
+    """The cells of a job by status and what became of them. Money in USD, times in milliseconds; None is not known.
+
+    `errors` counts cells by error kind; `images` are those made, `images_missing` those of completed cells that aren't
+    on the disk though the job asks for them.
+    """
+
+    cells: int
+    pending: int
+    submitted: int
+    completed: int
+    failed: int
+    unknown: int
+    images: int
+    images_missing: int
+    cost_usd: float
+    errors: dict[str, int]
+    inference_ms_p50: float | None
+    inference_ms_p95: float | None
+    latency_ms_p50: float | None
+
+
+def stand(job: Job, known: Known) -> Standing:
+    """Return how the job's cells stand."""
+    counts = np.bincount(known.statuses, minlength=len(STATUS_CODES))
+    by_status = {status: int(counts[code]) for status, code in STATUS_CODES.items()}
+    # What the user had taken up again counts as what it last was known to be.
+    facts = known.facts.filter(pa.array(known.indexes >= 0)) if known.facts.num_rows else known.facts
+    completed = facts.filter(pc.equal(facts["status"], str(CellStatus.COMPLETED)))
+    images = int(pc.sum(pc.list_value_length(completed["outputs"])).as_py() or 0)
+    files = int(pc.sum(pc.list_value_length(completed["files"])).as_py() or 0)
+    kinds = facts.filter(pc.and_(pc.is_valid(facts["error_kind"]), pc.not_equal(facts["status"], "pending")))
+    errors = {item["values"]: item["counts"] for item in pc.value_counts(kinds["error_kind"]).to_pylist()}
+    p50, p95 = _quantiles(completed["inference_ms"])
+    latency, _ = _quantiles(completed["latency_ms"])
+    return Standing(
+        cells=job.grid.n_cells,
+        pending=by_status[CellStatus.PENDING],
+        submitted=by_status[CellStatus.SUBMITTED],
+        completed=by_status[CellStatus.COMPLETED],
+        failed=by_status[CellStatus.FAILED],
+        unknown=by_status[CellStatus.UNKNOWN],
+        images=images,
+        images_missing=images - files if job.spec.output.download else 0,
+        cost_usd=known.spent_micro_usd / 1e6,
+        errors=dict(sorted(errors.items())),
+        inference_ms_p50=p50,
+        inference_ms_p95=p95,
+        latency_ms_p50=latency,
+    )
+
+
+def _quantiles(values: Any) -> tuple[float | None, float | None]:
+    if len(values) == values.null_count:
+        return None, None
+    p50, p95 = pc.quantile(values, q=[0.5, 0.95]).to_pylist()
+    return float(p50), float(p95)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Result:
+    """How a run ended. `exit_status` is what the command line ends with; `stop` says why it ended early, if it did."""
+
+    name: str
+    run_dir: Path
+    standing: Standing
+    stop: StopReason | None
+    seconds: float
+    spent_now_usd: float
+    completed_now: int
+    exit_status: int
+
+    @property
+    def manifest(self) -> Path:
+        """Where the result table lies."""
+        return self.run_dir / MANIFEST
+
+    @property
+    def command(self) -> str:
+        """The command that comes next."""
+        here = _shown(self.run_dir)
+        if self.exit_status == 0:
+            return f"batchflux export {here} {self.name}.csv --format csv"
+        standing = self.standing
+        open_cells = standing.pending + standing.submitted
+        if not open_cells and standing.images_missing and not standing.failed:
+            return f"batchflux run {here} --download-only"
+        if not open_cells and standing.failed and not standing.unknown:
+            return f"batchflux run {here} --retry-failed"
+        if not open_cells and standing.unknown:
+            return f"batchflux run {here} --resubmit-unknown"
+        return f"batchflux run {here}"
+
+    def as_json(self) -> str:
+        """Return the closing summary as one JSON object."""
+        from dataclasses import asdict
+
+        summary = {
+            "name": self.name,
+            "run_dir": str(self.run_dir),
+            "manifest": str(self.manifest),
+            **asdict(self.standing),
+            "stopped": None if self.stop is None else self.stop.message,
+            "seconds": round(self.seconds, 3),
+            "spent_now_usd": self.spent_now_usd,
+            "exit_status": self.exit_status,
+        }
+        return json.dumps(summary, ensure_ascii=False)
+
+    def lines(self) -> list[str]:
+        """Return the closing words."""
+        standing = self.standing
+        counts = [f"{standing.completed:,} of {standing.cells:,} cells completed"]
+        for status in (CellStatus.FAILED, CellStatus.UNKNOWN, CellStatus.SUBMITTED, CellStatus.PENDING):
+            if count := getattr(standing, status):
+                counts.append(f"{count:,} {status}")
+        text = [f"{self.name}: {', '.join(counts)}"]
+        speed = f", {self.completed_now / self.seconds * 60:,.0f} cells a minute" if self.completed_now else ""
+        spent = f"{usd(round(self.spent_now_usd * 1e6))} spent now, {usd(round(standing.cost_usd * 1e6))} in all"
+        text.append(f"  {duration(self.seconds)}{speed}; {standing.images:,} images; {spent}")
+        if standing.inference_ms_p50 is not None and standing.inference_ms_p95 is not None:
+            text.append(
+                f"  inference {standing.inference_ms_p50 / 1000:.2f} s in the median, "
+                f"{standing.inference_ms_p95 / 1000:.2f} s at the 95th percentile"
+            )
+        if standing.images_missing:
+            text.append(f"  {standing.images_missing:,} images are not on the disk yet")
+        for kind, count in standing.errors.items():
+            text.append(f"  {count:,} × {kind}: {advice_for(kind)}")
+        if self.stop is not None:
+            text.append(f"  stopped: {self.stop.message}")
+            if self.stop.fault is not None and self.stop.fault.kind not in standing.errors:
+                text.append(f"  {advice_for(self.stop.fault.kind)}")
+        text.append(f"  results: {_shown(self.manifest)}" + (" and images/ beside it" if standing.images else ""))
+        text.append(f"  next: {self.command}")
+        return text
+
+    def __str__(self) -> str:
+        return "\n".join(self.lines())
+
+    def _repr_html_(self) -> str:
+        from html import escape
+
+        return "<pre>" + escape(str(self)) + "</pre>"
+
+
+def _shown(path: Path) -> str:
+    try:
+        shown = str(path.relative_to(Path.cwd()))
+    except ValueError:
+        shown = str(path)
+    return f"'{shown}'" if " " in shown else shown
+
+
+def summarise(job: Job, known: Known, *, stop: StopReason | None, started: float, spent_before: int) -> Result:
+    """Return how a run ended, with its exit status (interface: exit status of `run`)."""
+    standing = stand(job, known)
+    spent_now = known.spent_micro_usd - spent_before
+    seconds = max(time.monotonic() - started, 1e-3)
+    now = pa.scalar(round((time.time() - seconds) * 1000), pa.timestamp("ms", tz="UTC"))
+    done_now = pc.sum(pc.greater_equal(known.facts["completed_at"], now)).as_py() if known.facts.num_rows else 0
+    return Result(
+        name=job.name,
+        run_dir=job.run_dir,
+        standing=standing,
+        stop=stop,
+        seconds=seconds,
+        spent_now_usd=spent_now / 1e6,
+        completed_now=int(done_now or 0),
+        exit_status=_exit_status(job, standing, stop),
+    )
+
+
+def _exit_status(job: Job, standing: Standing, stop: StopReason | None) -> int:
+    if stop is not None and stop.kind == "signal":
+        return 128 + (stop.signal or 15)
+    if stop is not None and stop.kind == "trouble":
+        return 4
+    if stop is not None:
+        return 3
+    run = job.spec.run
+    allowed = run.max_failed if run.max_failed is not None else int((run.max_failed_share or 0.0) * standing.cells)
+    is_whole = not (standing.pending or standing.submitted or standing.unknown or standing.images_missing)
+    return 0 if is_whole and standing.failed <= allowed else 1
