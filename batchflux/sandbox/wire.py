@@ -9,7 +9,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, Literal
+from typing import Any, Literal, TypeGuard
 
 from batchflux.sandbox.behaviour import PredictionRecord, Refusal
 from batchflux.sandbox.vendor import MODELS, SchemaAge, VendorProperty
@@ -235,7 +235,7 @@ def _outputs(record: PredictionRecord, *, origin: str, extension: str) -> list[s
 def _request_schema(properties: Mapping[str, VendorProperty]) -> dict[str, Any]:
     listed: dict[str, Any] = {}
     for name, known in properties.items():
-        entry = {"type": known.type, "description": known.description, "default": known.default}
+        entry: dict[str, Any] = {"type": known.type, "description": known.description, "default": known.default}
         entry |= {"minimum": known.minimum, "maximum": known.maximum, "enum": list(known.enum) or None}
         listed[name] = {key: value for key, value in entry.items() if value is not None}
     return {
@@ -275,5 +275,5 @@ def _parse_moment(text: Any, *, default: float) -> float | None:
     return whole_s + float(match[3] or 0)
 
 
-def _is_page(value: Any) -> bool:
+def _is_page(value: Any) -> TypeGuard[int]:
     return isinstance(value, int) and not isinstance(value, bool) and value >= 1
