@@ -192,10 +192,16 @@ class Endpoints:
 
     def prediction_answer(self, record: PredictionRecord, *, is_fresh: bool) -> Answer:
         """Return a prediction in its envelope."""
-        return wire.build_answer(
-            wire.build_prediction(
-                record, now_s=self._clock(), origin=self._origin, extension=self._extension, is_fresh=is_fresh
-            )
+        return wire.build_answer(self._prediction(record, is_fresh=is_fresh))
+
+    def sync_expired_answer(self, record: PredictionRecord) -> Answer:
+        """Return what a synchronous wait that took too long is answered with: still at work, code 5004."""
+        data = self._prediction(record, is_fresh=False)
+        return wire.build_answer({**data, "status": "processing", "code": 5004, "error": "Sync mode timed out."})
+
+    def _prediction(self, record: PredictionRecord, *, is_fresh: bool) -> dict[str, Any]:
+        return wire.build_prediction(
+            record, now_s=self._clock(), origin=self._origin, extension=self._extension, is_fresh=is_fresh
         )
 
     def _submit(self, call: Call, *, fate: Fate) -> Answer:
@@ -284,6 +290,11 @@ class Endpoints:
         required = self._config.require_key
         if scheme.lower() != "bearer" or not key.strip():
             return Refusal(status=401, message="Unauthorized: the API key is missing.")
-        if required is not None and not hmac.compare_digest(key.strip().encode(), required.encode()):
+        if required is not None and not hmac.compare_digest(_bytes(key.strip()), _bytes(required)):
             return Refusal(status=401, message="Unauthorized: the API key is invalid.")
         return None
+
+
+def _bytes(text: str) -> bytes:
+    # Header bytes that aren't UTF-8 arrive as lone surrogates.
+    return text.encode("utf-8", "surrogateescape")

@@ -88,7 +88,9 @@ def build_refusal(refusal: Refusal) -> Answer:
     )
 
 
-def build_prediction(record: PredictionRecord, *, now_s: float, origin: str, extension: str, is_fresh: bool) -> Any:
+def build_prediction(
+    record: PredictionRecord, *, now_s: float, origin: str, extension: str, is_fresh: bool
+) -> dict[str, Any]:
     """Return a prediction as a submission (`is_fresh`: its first state, milliseconds) or a later read gives it."""
     status = "created" if is_fresh else record.status_at(now_s)
     data: dict[str, Any] = {
@@ -109,7 +111,7 @@ def build_prediction(record: PredictionRecord, *, now_s: float, origin: str, ext
 
 def build_history_item(record: PredictionRecord, *, now_s: float, origin: str, extension: str) -> dict[str, Any]:
     """Return a prediction as the listing gives it, without inputs."""
-    item: dict[str, Any] = build_prediction(record, now_s=now_s, origin=origin, extension=extension, is_fresh=False)
+    item = build_prediction(record, now_s=now_s, origin=origin, extension=extension, is_fresh=False)
     item["executionTime"] = item["timings"]["inference"]
     return item
 
