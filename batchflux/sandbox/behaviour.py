@@ -123,14 +123,11 @@ class Behaviour:
             return self._refuse(400, wrong)
         filled = with_defaults(properties, inputs)
         images = int(filled.get("num_images", 1))
-        price_micro_usd = self.price_micro_usd(model, images=images)
-        refusal = self._over_limit(now_s, images=images)
-        if refusal is None and price_micro_usd > self.balance_micro_usd(now_s):
-            refusal = Refusal(status=400, message="Insufficient credits. Please top up your account.")
+        refusal = self._over_limit(now_s, images=images) or self._out_of_credit(model, images=images, now_s=now_s)
         if refusal is not None:
             self.refused[refusal.status] += 1
             return refusal
-        code, error = self._draw_outcome(str(filled["prompt"]), fate=fate, rng=rng)
+        code, error = self._draw_outcome(filled["prompt"], fate=fate, rng=rng)
         service_s = self.config.latency.draw(rng, guidance=filled["guidance_scale"])
         started_at_s = self._next_start(now_s, images=images)
         finished_at_s = math.inf if fate.is_stuck else started_at_s + service_s
@@ -142,7 +139,7 @@ class Behaviour:
             inputs=json.dumps(inputs, separators=(",", ":")),
             images=images,
             seed=rng.getrandbits(31) if seed == -1 else seed,
-            price_micro_usd=price_micro_usd,
+            price_micro_usd=self.price_micro_usd(model, images=images),
             created_at_s=now_s,
             started_at_s=started_at_s,
             finished_at_s=finished_at_s,
@@ -245,6 +242,11 @@ class Behaviour:
             code = fate.code
         words = FAILURE_WORDS.get(code, "The task failed.") if code else ""
         return code, words if fate.error is None else fate.error
+
+    def _out_of_credit(self, model: str, *, images: int, now_s: float) -> Refusal | None:
+        if self.price_micro_usd(model, images=images) <= self.balance_micro_usd(now_s):
+            return None
+        return Refusal(status=400, message="Insufficient credits. Please top up your account.")
 
     def _over_limit(self, now_s: float, *, images: int) -> Refusal | None:
         if self.config.over_limit == "queue":

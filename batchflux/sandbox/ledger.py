@@ -78,7 +78,10 @@ class Ledger:
 
     def write_port(self, port: int) -> None:
         """Remember the port for the next start; a torn file only costs the old number."""
-        self._port_path.write_text(f"{port}\n", encoding="ascii")
+        try:
+            self._port_path.write_text(f"{port}\n", encoding="ascii")
+        except OSError as error:
+            raise StorageError(self._port_path, doing="write the sandbox's port", cause=error) from error
 
     def close(self) -> None:
         """Let go of the memory; another sandbox may take it."""

@@ -5,6 +5,7 @@ Decides nothing about the service. Standard output carries exactly one line of J
 """
 
 import asyncio
+import contextlib
 import json
 import os
 import signal
@@ -40,10 +41,11 @@ def read_fault_script(path: Path) -> FaultScript:
     import yaml
 
     try:
-        # BaseLoader would lose the numbers; YAML 1.1 reads the key `on` as true, which is put right below.
-        document = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
-        raise UsageError(f"{path}: not a YAML file: {error}") from error
+        text = path.read_text(encoding="utf-8")
+        # JSON may be indented with tabs, which YAML forbids.
+        document = json.loads(text) if path.suffix == ".json" else yaml.safe_load(text)
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise UsageError(f"{path}: can't be read as YAML or JSON: {error}") from error
     except OSError as error:
         raise StorageError(path, doing="read the fault script", cause=error) from error
     try:
@@ -62,9 +64,13 @@ def _with_on(document: Any) -> Any:
 async def _run(config: SandboxConfig, *, with_parent: bool) -> None:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, stop.set)
-    if with_parent:
+    loop.add_signal_handler(signal.SIGTERM, stop.set)
+    if not with_parent:
+        loop.add_signal_handler(signal.SIGINT, stop.set)
+    else:
+        # A terminal's Ctrl-C goes to the parent too, which still has answers to hear before it ends, and this with it.
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
         threading.Thread(target=_wait_for_end_of_input, args=(loop, stop), daemon=True).start()
     await serve(config, ready=_announce, stop=stop)
 
@@ -79,18 +85,16 @@ def _wait_for_end_of_input(loop: asyncio.AbstractEventLoop, stop: asyncio.Event)
     # A thread, since an event loop can't wait on every kind of standard input. Whatever kills the parent closes it.
     while os.read(0, 4096):
         pass
-    loop.call_soon_threadsafe(stop.set)
+    with contextlib.suppress(RuntimeError):  # a signal has ended the loop already
+        loop.call_soon_threadsafe(stop.set)
 
 
-class _Failure(click.ParamType):
-    name = "CODE=SHARE"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        code, _, share = str(value).partition("=")
-        try:
-            return int(code), float(share)
-        except ValueError:
-            self.fail(f"{value!r} is not CODE=SHARE, such as 5000=0.02", param, ctx)
+def _parse_failure(text: str) -> tuple[int, float]:
+    code, _, share = text.partition("=")
+    try:
+        return int(code), float(share)
+    except ValueError as error:
+        raise click.BadParameter(f"{text!r} is not CODE=SHARE, such as 5000=0.02") from error
 
 
 @click.command("sandbox")
@@ -102,7 +106,14 @@ class _Failure(click.ParamType):
 @click.option("--rate", metavar="N/min", help="Images started at most: N/s, N/min or N/h.")
 @click.option("--over-limit", type=click.Choice(["queue", "refuse"]), default="queue", show_default=True)
 @click.option("--retry-after", is_flag=True, help="Say in a refusal how long to wait.")
-@click.option("--failure", "failures", type=_Failure(), multiple=True, help="Let a share of predictions fail.")
+@click.option(
+    "--failure",
+    "failures",
+    metavar="CODE=SHARE",
+    type=_parse_failure,
+    multiple=True,
+    help="Let a share of predictions fail.",
+)
 @click.option("--faults", type=click.Path(path_type=Path, dir_okay=False), help="A YAML or JSON script of faults.")
 @click.option("--seed", default=0, show_default=True, help="Of all its dice.")
 @click.option("--schema", type=click.Choice(["page", "today"]), default="page", show_default=True)

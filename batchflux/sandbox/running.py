@@ -39,16 +39,20 @@ async def serve(config: SandboxConfig, *, ready: Callable[[str], None], stop: as
 
 
 class RunningSandbox:
-    """A sandbox in the running event loop: `async with RunningSandbox(SandboxConfig()) as sandbox:`."""
+    """A sandbox in the running event loop: `async with RunningSandbox(SandboxConfig()) as sandbox:`.
 
-    def __init__(self, config: SandboxConfig | None = None) -> None:
+    `clock` gives seconds since the epoch, for tests that can't wait for days to pass.
+    """
+
+    def __init__(self, config: SandboxConfig | None = None, *, clock: Callable[[], float] | None = None) -> None:
+        self._clock = clock
         self.config = SandboxConfig() if config is None else config
         self._sandbox: Sandbox | None = None
 
     async def __aenter__(self) -> Self:
         from batchflux.sandbox.server import Sandbox
 
-        self._sandbox = await Sandbox(self.config).__aenter__()
+        self._sandbox = await Sandbox(self.config, clock=self._clock).__aenter__()
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -87,8 +91,8 @@ class SandboxThread:
     `stats` and `behaviour` are read from outside its loop: good for counts when nothing is being sent.
     """
 
-    def __init__(self, config: SandboxConfig | None = None) -> None:
-        self._running = RunningSandbox(config)
+    def __init__(self, config: SandboxConfig | None = None, *, clock: Callable[[], float] | None = None) -> None:
+        self._running = RunningSandbox(config, clock=clock)
         self._thread = threading.Thread(target=self._run, name="sandbox", daemon=True)
         self._started = threading.Event()
         self._failure: BatchfluxError | None = None

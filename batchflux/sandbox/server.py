@@ -8,13 +8,15 @@ import asyncio
 import random
 import socket
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any, Self
 
 from aiohttp import web
 
-from batchflux.core.errors import UsageError
+from batchflux.core.errors import StorageError, UsageError
 from batchflux.sandbox import wire
 from batchflux.sandbox.behaviour import FATED_BY_DICE, Behaviour, Fate, PredictionRecord, Refusal
 from batchflux.sandbox.config import SandboxConfig
@@ -53,53 +55,62 @@ _FAULTY: tuple[Endpoint, ...] = (
 
 
 class Sandbox:
-    """A running sandbox: `async with Sandbox(config) as sandbox:`. Raises UsageError and StorageError at the start."""
+    """A running sandbox: `async with Sandbox(config) as sandbox:`. Raises UsageError and StorageError at the start.
 
-    def __init__(self, config: SandboxConfig) -> None:
+    `clock` gives seconds since the epoch, for tests that can't wait for days to pass.
+    """
+
+    def __init__(self, config: SandboxConfig, *, clock: Callable[[], float] | None = None) -> None:
         self.behaviour = Behaviour(config)
         self.faults = FaultPlayer(config.faults)
         self._config = config
         self._ledger: Ledger | None = None
         self._painters = ThreadPoolExecutor(max_workers=1, thread_name_prefix="sandbox-painter")
         self._painter = Painter(long_side_px=config.image_size, image_format=config.image_format)
-        # Wall-clock time that a step of the clock can't turn back.
-        self._epoch_s = time.time() - time.monotonic()
+        self._clock = _steady_clock() if clock is None else clock
         self._later: set[asyncio.TimerHandle] = set()
 
     async def __aenter__(self) -> Self:
-        if self._config.state_dir is not None:
-            self._ledger = await _open_ledger(self._config.state_dir)
-            self._remember(self._ledger)
-        listener = _listen(self._config.port, last_port=self._ledger.read_port() if self._ledger else 0)
-        self.port = int(listener.getsockname()[1])
+        async with AsyncExitStack() as stack:
+            stack.callback(self._painters.shutdown, wait=False, cancel_futures=True)
+            if self._config.state_dir is not None:
+                self._ledger = await _open_ledger(self._config.state_dir)
+                stack.callback(self._ledger.close)
+                self._remember(self._ledger)
+            listener = _listen(self._config.port, last_port=self._ledger.read_port() if self._ledger else 0)
+            stack.callback(listener.close)
+            self._take_address(int(listener.getsockname()[1]))
+            await self._start_listening(listener)
+            stack.push_async_callback(self._stop_listening)
+            self._closing = stack.pop_all()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._closing.aclose()
+
+    def _take_address(self, port: int) -> None:
         if self._ledger is not None:
-            self._ledger.write_port(self.port)
-        self.origin = f"http://{self._config.host}:{self.port}"
+            self._ledger.write_port(port)
+        self.origin = f"http://{self._config.host}:{port}"
         self.base_url = f"{self.origin}/api/v3"
         self.endpoints = Endpoints(
             self.behaviour,
             ledger=self._ledger,
-            clock=self.now_s,
+            clock=self._clock,
             # Seeded by what is remembered, too: a restarted sandbox must not give the same ids out again.
             rng=random.Random(f"{self._config.seed}:{len(self.behaviour.everything())}"),
             origin=self.origin,
         )
+
+    async def _start_listening(self, listener: socket.socket) -> None:
         self._web = web.Server(self._handle, request_factory=_make_request, handler_cancellation=True, access_log=None)
         self._listening = await asyncio.get_running_loop().create_server(self._web, sock=listener, backlog=1024)
-        return self
 
-    async def __aexit__(self, *_: object) -> None:
+    async def _stop_listening(self) -> None:
         self._listening.close()
         for timer in self._later:
             timer.cancel()
         await self._web.shutdown(_GOODBYE_S)
-        self._painters.shutdown(wait=False, cancel_futures=True)
-        if self._ledger is not None:
-            self._ledger.close()
-
-    def now_s(self) -> float:
-        """Return the sandbox's time, seconds since the epoch."""
-        return self._epoch_s + time.monotonic()
 
     def stats(self) -> dict[str, Any]:
         """Return what `GET /sandbox/stats` gives."""
@@ -143,7 +154,14 @@ class Sandbox:
             case "submit" if self._config.schema == "today":
                 return await self._submit_and_wait(call, fate)
             case _:
-                return self.endpoints.answer(call, fate=fate)
+                return self._answer_at_once(call, fate)
+
+    def _answer_at_once(self, call: Call, fate: Fate = FATED_BY_DICE) -> Answer:
+        try:
+            return self.endpoints.answer(call, fate=fate)
+        except StorageError as error:
+            # Nothing was created: what the memory can't hold must not exist.
+            return wire.build_refusal(Refusal(status=500, message=str(error)))
 
     async def _draw(self, name: str) -> Answer:
         picture = self.endpoints.find_picture(name)
@@ -156,7 +174,7 @@ class Sandbox:
     async def _submit_and_wait(self, call: Call, fate: Fate) -> Answer:
         """Submit, and where the inputs ask for synchronous mode, hold the answer until the prediction is done."""
         before = self.endpoints.last_created
-        answer = self.endpoints.answer(call, fate=fate)
+        answer = self._answer_at_once(call, fate)
         record = self.endpoints.last_created
         if record is None or record is before or not record.parsed_inputs().get("enable_sync_mode"):
             return answer
@@ -173,10 +191,16 @@ class Sandbox:
     def _create_later(self, call: Call, delay_s: float) -> None:
         def create() -> None:
             self._later.discard(timer)
-            self.endpoints.answer(call)
+            self._answer_at_once(call)
 
         timer = asyncio.get_running_loop().call_later(delay_s, create)
         self._later.add(timer)
+
+
+def _steady_clock() -> Callable[[], float]:
+    """Return wall-clock time in seconds that a step of the clock can't turn back."""
+    epoch_s = time.time() - time.monotonic()
+    return lambda: epoch_s + time.monotonic()
 
 
 async def _open_ledger(state_dir: Path) -> Ledger:
