@@ -92,11 +92,11 @@ def size_of(aspect_ratio: str, *, long_side_px: int) -> tuple[int, int]:
     return max(1, round(long_side_px * ratio)), long_side_px
 
 
-def _details(picture: Picture) -> str:
+def _details(picture: Picture) -> list[str]:
     parts = [f"seed {picture.seed}", f"guidance {picture.guidance:g}", picture.aspect_ratio]
     if picture.images > 1:
         parts.append(f"{picture.ordinal} of {picture.images}")
-    return "   ".join(parts)
+    return parts
 
 
 class _Scene:

@@ -5,8 +5,9 @@ that the font lacks becomes a small seal of its own, the same for the same chara
 can still be told apart.
 """
 
+import re
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from PIL import Image, ImageDraw, ImageFont
 
@@ -29,19 +30,21 @@ class Lettering:
         self._missing = bytes(self._font.getmask("\U0010ffff"))
         self._known: dict[str, bool] = {}
 
-    def write(self, image: Image.Image, *, title: str, details: str, accent: tuple[int, ...]) -> None:
+    def write(self, image: Image.Image, *, title: str, details: Sequence[str], accent: tuple[int, ...]) -> None:
         """Set the title and details on a dark band at the foot and the mark at the head, in place."""
         em, pad = self._em_px, round(self._em_px * 0.6)
         room = image.width - 2 * pad
-        lines = self._wrap(_spell(title), room=room, most=_lines_that_fit(image.height, em=em))
-        step = round(em * 1.25)
-        top = image.height - (len(lines) * step + round(em * 1.15) + 2 * pad)
+        lines = self._wrap(self._spell(title), room=room, most=_lines_that_fit(image.height, em=em))
+        notes = self._pack(details, room=room)
+        step, small_step = round(em * 1.25), round(em * 1.1)
+        top = image.height - (len(lines) * step + len(notes) * small_step + 2 * pad)
         _darken(image, box=(0, top, image.width, image.height), share=0.62)
         pen = ImageDraw.Draw(image)
         for number, line in enumerate(lines):
             self._set_line(pen, line, left=pad, top=top + pad + number * step)
         foot = top + pad + len(lines) * step + round(em * 0.15)
-        pen.text((pad, foot), self._cut(details, room=room), font=self._small, fill=accent[:3])
+        for number, note in enumerate(notes):
+            pen.text((pad, foot + number * small_step), note, font=self._small, fill=accent[:3])
         self._write_mark(image)
 
     def _write_mark(self, image: Image.Image) -> None:
@@ -57,7 +60,7 @@ class Lettering:
         """Return at most `most` lines no wider than `room`; what doesn't fit is cut with an ellipsis."""
         lines: list[str] = []
         line = ""
-        for word in _pieces(text):
+        for word in text.split(" "):
             longer = f"{line} {word}" if line else word
             if self._length(longer) <= room:
                 line = longer
@@ -84,6 +87,17 @@ class Lettering:
         while count < len(word) and self._length(word[: count + 1]) <= room:
             count += 1
         return word[:count]
+
+    def _pack(self, parts: Sequence[str], *, room: float) -> list[str]:
+        """Return the parts on as few lines as they need, none of them cut: a cut number would be another number."""
+        lines = [parts[0]]
+        for part in parts[1:]:
+            longer = f"{lines[-1]}   {part}"
+            if self._small.getlength(longer) <= room:
+                lines[-1] = longer
+            else:
+                lines.append(part)
+        return lines
 
     def _cut(self, text: str, *, room: float) -> str:
         while len(text) > 1 and self._small.getlength(text) > room:
@@ -123,6 +137,18 @@ class Lettering:
                 yield self._has(text[start]), text[start:end]
                 start = end
 
+    def _spell(self, text: str) -> str:
+        """Return the text on one line, without what can't be drawn: controls, marks of direction, surrogates."""
+        kept = []
+        for character in text[:_MAX_CHARACTERS]:
+            kind = unicodedata.category(character)
+            if kind[0] == "Z" or character in "\t\n\r\v\f":
+                kept.append(" ")
+            elif kind[0] != "C" and kind != "Mn":
+                plain = character if self._has(character) else _plain(character)
+                kept.append(plain if self._has(plain) else character)
+        return " ".join("".join(kept).split())
+
     def _has(self, character: str) -> bool:
         if character < "\x7f":
             return True
@@ -133,20 +159,16 @@ class Lettering:
         return known
 
 
-def _spell(text: str) -> str:
-    """Return the text on one line, without what can't be drawn: controls, marks of direction, surrogates."""
-    kept = []
-    for character in text[:_MAX_CHARACTERS]:
-        kind = unicodedata.category(character)
-        if kind[0] == "Z" or character in "\t\n\r\v\f":
-            kept.append(" ")
-        elif kind[0] != "C" and kind != "Mn":
-            kept.append(character)
-    return " ".join("".join(kept).split())
-
-
-def _pieces(text: str) -> Iterator[str]:
-    yield from text.split(" ")
+def _plain(character: str) -> str:
+    """Return the nearest plain spelling of a character: its base letter, a hyphen for a dash, else itself."""
+    if unicodedata.category(character) == "Pd":
+        return "-"
+    base = unicodedata.normalize("NFKD", character)[0]
+    # Letters with a stroke have no decomposition, but their names say which letter they are.
+    named = re.match(r"LATIN (SMALL|CAPITAL) LETTER ([A-Z]) WITH ", unicodedata.name(character, ""))
+    if base == character and named is not None:
+        return named[2].lower() if named[1] == "SMALL" else named[2]
+    return base
 
 
 def _lines_that_fit(height: int, *, em: int) -> int:

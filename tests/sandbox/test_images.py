@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from batchflux.sandbox.images import Painter, Picture, size_of
+from batchflux.sandbox.lettering import _plain
 
 
 def _picture(**changes: Any) -> Picture:
@@ -137,3 +138,21 @@ def test_any_picture_is_a_whole_image(prompt: str, seed: int, guidance: float, r
     image = Image.open(io.BytesIO(_draw(prompt=prompt, seed=seed, guidance=guidance, aspect_ratio=ratio)))
     image.load()
     assert max(image.size) == 192
+
+
+def test_numbers_are_never_cut() -> None:
+    """On the narrowest image the parameters take more lines: a longer seed and a longer ratio still show."""
+    narrow = {"aspect_ratio": "9:21", "guidance": 10.0, "ordinal": 4, "images": 4, "long_side_px": 128, "prompt": ""}
+    feet = [
+        np.asarray(Image.open(io.BytesIO(_draw(**{**narrow, **change}))))[70:]
+        for change in ({"seed": 2147483640}, {"seed": 2147483641})
+    ]
+    assert np.abs(feet[0].astype(int) - feet[1]).max() > 100
+
+
+@pytest.mark.parametrize(
+    ("letter", "plain"), [("é", "e"), ("Ł", "L"), ("ø", "o"), ("—", "-"), ("ﬁ", "f"), ("猫", "猫")]
+)
+def test_plain_spelling(letter: str, plain: str) -> None:
+    """A letter that the font lacks falls back on its base letter, which the words stay legible with."""
+    assert _plain(letter) == plain

@@ -3,6 +3,7 @@
 import io
 import json
 import math
+import resource
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -331,3 +332,21 @@ def test_impossible_configurations(knobs: dict[str, Any]) -> None:
     """What can't be is refused before anything listens."""
     with pytest.raises(UsageError):
         SandboxConfig(**knobs)
+
+
+def test_a_full_disk_creates_nothing(tmp_path: Path) -> None:
+    """Where the memory can't take a prediction the answer is 500, nothing exists, and later ones are kept whole."""
+    config = SandboxConfig(latency=AT_ONCE, state_dir=tmp_path)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    with SandboxThread(config) as sandbox:
+        caller = Caller(sandbox.origin)
+        caller.submit(prompt="kite" * 1000)
+        try:
+            resource.setrlimit(resource.RLIMIT_FSIZE, ((tmp_path / "ledger.jsonl").stat().st_size + 50, limits[1]))
+            full = caller.submit(prompt="a boat")
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        assert (full.status, len(sandbox.behaviour.everything())) == (500, 1)
+        after = caller.submit(prompt="a car").data["id"]
+    with SandboxThread(config) as sandbox:
+        assert [record.id for record in sandbox.behaviour.everything()][1:] == [after]
