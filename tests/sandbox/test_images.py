@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from batchflux.sandbox.images import Painter, Picture, size_of
-from batchflux.sandbox.lettering import _plain
+from batchflux.sandbox.lettering import Lettering, _plain
 
 
 def _picture(**changes: Any) -> Picture:
@@ -140,14 +140,13 @@ def test_any_picture_is_a_whole_image(prompt: str, seed: int, guidance: float, r
     assert max(image.size) == 192
 
 
-def test_numbers_are_never_cut() -> None:
-    """On the narrowest image the parameters take more lines: a longer seed and a longer ratio still show."""
-    narrow = {"aspect_ratio": "9:21", "guidance": 10.0, "ordinal": 4, "images": 4, "long_side_px": 128, "prompt": ""}
-    feet = [
-        np.asarray(Image.open(io.BytesIO(_draw(**{**narrow, **change}))))[70:]
-        for change in ({"seed": 2147483640}, {"seed": 2147483641})
-    ]
-    assert np.abs(feet[0].astype(int) - feet[1]).max() > 100
+@pytest.mark.parametrize(("room", "lines"), [(400, 1), (130, 3), (5, 4)])
+def test_numbers_are_never_cut(room: float, lines: int) -> None:
+    """Where the parameters don't fit on one line they take more, each of them whole."""
+    parts = ["seed 2147483647", "guidance 10", "9:21", "4 of 4"]
+    packed = Lettering(em_px=16)._pack(parts, room=room)
+    assert "   ".join(packed) == "   ".join(parts)
+    assert len(packed) == lines
 
 
 @pytest.mark.parametrize(
