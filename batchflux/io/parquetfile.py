@@ -1,0 +1,113 @@
+"""Parquet files as tables: row groups streamed, page checksums verified, encodings of text made plain.
+
+Metadata that other programs left (pandas' index, extension types) is not acted upon. Reads with
+`ParquetFile.iter_batches` alone, which doesn't load pandas.
+"""
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from typing import Final
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from batchflux.core.errors import JobSpecError
+from batchflux.io.columns import name_faults, plain_array, plain_type
+from batchflux.io.tablefile import Faults, Source, TableBatch, check_unchanged, quoted, refusal
+
+__all__ = ["ParquetTableFile", "open_parquet"]
+
+# Read through a buffer of this size, so that a row group's column is never in memory whole.
+_BUFFER_BYTES: Final = 1 << 20
+# A batch is made of fewer rows where the file's own sizes say that they would unpack to more than this.
+_BATCH_BYTES: Final = 16 << 20
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ParquetTableFile:
+    """A Parquet file whose footer was read. `row_bytes` is what a row takes unpacked. See `tablefile.TableFile`."""
+
+    source: Source
+    schema: pa.Schema
+    row_bytes: int
+
+    def batches(self, *, columns: Sequence[str], batch_rows: int) -> Iterator[TableBatch]:
+        """Yield the rows in batches; raises JobSpecError for a damaged file and, at its end, text that isn't UTF-8."""
+        check_unchanged(self.source)
+        schema = pa.schema([self.schema.field(name) for name in columns])
+        faults = Faults(self.source.name)
+        first_row = 1
+        size = max(1, min(batch_rows, _BATCH_BYTES // max(1, self.row_bytes)))
+        with closing(_open(self.source)) as file:
+            for raw in _read_batches(file, self.source, columns=columns, batch_rows=size):
+                try:
+                    arrays = [plain_array(raw.column(name)) for name in columns]
+                    rows = pa.RecordBatch.from_arrays(arrays, schema=schema)
+                except pa.ArrowException as error:
+                    raise _damaged(self.source, error) from error
+                batch = TableBatch(columns=rows, path=self.source.path, first_row=first_row, lines=None)
+                _note_bad_text(batch, faults)
+                if not faults:
+                    yield batch
+                first_row += rows.num_rows
+        faults.raise_found()
+        check_unchanged(self.source)
+
+
+def open_parquet(source: Source) -> ParquetTableFile:
+    """Read a Parquet file's footer; raises JobSpecError."""
+    with closing(_open(source)) as file:
+        metadata, names = file.metadata, file.schema_arrow.names
+        fields = [pa.field(item.name, plain_type(item.type)) for item in file.schema_arrow]
+    faults = Faults(source.name)
+    for what, instead in name_faults(names):
+        faults.add(source.name, what, instead=instead)
+    faults.raise_found()
+    if not metadata.num_rows or not names:
+        raise refusal(source.name, "the table has no rows", instead="at least one is needed")
+    groups = (metadata.row_group(number) for number in range(metadata.num_row_groups))
+    row_bytes = max(group.total_byte_size // max(1, group.num_rows) for group in groups)
+    return ParquetTableFile(source=source, schema=pa.schema(fields), row_bytes=row_bytes)
+
+
+def _open(source: Source) -> pq.ParquetFile:
+    try:
+        return pq.ParquetFile(os.fspath(source.path), page_checksum_verification=True, buffer_size=_BUFFER_BYTES)
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise _damaged(source, error) from error
+
+
+def _read_batches(
+    file: pq.ParquetFile, source: Source, *, columns: Sequence[str], batch_rows: int
+) -> Iterator[pa.RecordBatch]:
+    try:
+        yield from file.iter_batches(batch_size=batch_rows, columns=list(columns))
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise _damaged(source, error) from error
+
+
+def _damaged(source: Source, error: Exception) -> JobSpecError:
+    if isinstance(error, OSError) and error.strerror and error.errno is not None:
+        return refusal(source.name, f"can't be read: {error.strerror}")
+    reason = (str(error).splitlines() or [type(error).__name__])[0]
+    return refusal(source.name, f"can't be read as Parquet: {reason}")
+
+
+def _note_bad_text(batch: TableBatch, faults: Faults) -> None:
+    """Note the rows whose text isn't UTF-8: Parquet's readers take the writer's word for it."""
+    for item, column in zip(batch.columns.schema, batch.columns.columns, strict=True):
+        if _is_sound(column):
+            continue
+        for offset in range(len(column)):
+            if not _is_sound(column.slice(offset, 1)):
+                faults.add(batch.where(offset), f"column {quoted(item.name)} holds bytes that aren't UTF-8")
+
+
+def _is_sound(column: pa.Array) -> bool:
+    try:
+        column.validate(full=True)
+    except pa.ArrowInvalid:
+        return False
+    return True
