@@ -16,6 +16,7 @@ from batchflux.io.tablefile import quoted
 
 __all__ = [
     "build_column",
+    "build_indices",
     "build_strings",
     "is_textual",
     "join_types",
@@ -25,7 +26,19 @@ __all__ = [
     "text_column",
 ]
 
+_PYTHON_TYPES: Final[dict[pa.DataType, tuple[type, ...]]] = {
+    pa.null(): (),
+    pa.bool_(): (bool,),
+    pa.int64(): (int,),
+    pa.float64(): (int, float),
+}
 _NUMPY_TYPES: Final = {pa.int64(): np.dtype("<i8"), pa.float64(): np.dtype("<f8")}
+
+
+def build_indices(places: range) -> pa.Int64Array:
+    """Return places in a column as `take` wants them."""
+    data = np.arange(places.start, places.stop, places.step, dtype=np.int64)
+    return pa.Array.from_buffers(pa.int64(), len(data), [None, pa.py_buffer(data)])
 
 
 def build_strings(values: Sequence[str | None]) -> pa.StringArray:
@@ -40,16 +53,18 @@ def build_strings(values: Sequence[str | None]) -> pa.StringArray:
 
 
 def build_column(values: Sequence[JsonValue], kind: pa.DataType) -> pa.Array:
-    """Return a column of `kind` (string, int64, double or bool) of JSON values that fit it; None is null.
+    """Return a column of `kind` (string, int64, double, bool or null) of JSON values that fit it; None is null.
 
     In a string column a string is itself and any other value its JSON text. Raises TypeError, ValueError or
     OverflowError for a value that doesn't fit.
     """
     if kind == pa.string():
         return build_strings([_json_text(value) for value in values])
-    wanted = {pa.bool_(): (bool,), pa.int64(): (int,)}.get(kind, (int, float))
+    wanted = _PYTHON_TYPES[kind]
     if any(value is not None and type(value) not in wanted for value in values):
         raise TypeError(f"a value that is not {kind}")
+    if pa.types.is_null(kind):
+        return pa.nulls(len(values))
     present = [value or 0 for value in values]
     if kind == pa.bool_():
         data = np.packbits(np.array(present, dtype=bool), bitorder="little")

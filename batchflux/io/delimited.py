@@ -11,7 +11,7 @@ from typing import Final
 import numpy as np
 import pyarrow as pa
 
-from batchflux.io.columns import name_faults
+from batchflux.io.columns import build_indices, name_faults
 from batchflux.io.delimitedfaults import find_faults, line_of
 from batchflux.io.separated import COMMA, TAB, Dialect, Part, read_parts, scan
 from batchflux.io.tablefile import (
@@ -113,8 +113,7 @@ def _take_columns(part: Part, places: Sequence[int], *, width: int) -> list[pa.S
     begin = width if part.record == 0 else 0
     if width == 1:
         return [cells.slice(begin)] * len(places)
-    picks = (np.arange(begin + place, len(cells), width) for place in places)
-    return [cells.take(pa.Array.from_buffers(pa.int64(), len(pick), [None, pa.py_buffer(pick)])) for pick in picks]
+    return [cells.take(build_indices(range(begin + place, len(cells), width))) for place in places]
 
 
 class _Checker:

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from batchflux.core.errors import JobSpecError
-from batchflux.io.columns import name_faults, plain_array, plain_type
+from batchflux.io.columns import build_indices, name_faults, plain_array, plain_type
 from batchflux.io.tablefile import Faults, Source, TableBatch, check_unchanged, quoted, refusal
 
 __all__ = ["ParquetTableFile", "open_parquet"]
@@ -101,7 +101,8 @@ def _note_bad_text(batch: TableBatch, faults: Faults) -> None:
         if _is_sound(column):
             continue
         for offset in range(len(column)):
-            if not _is_sound(column.slice(offset, 1)):
+            # a copy of the row: of a slice of lists, Arrow checks the neighbours' text too
+            if not _is_sound(column.take(build_indices(range(offset, offset + 1)))):
                 faults.add(batch.where(offset), f"column {quoted(item.name)} holds bytes that aren't UTF-8")
 
 

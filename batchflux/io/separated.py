@@ -73,9 +73,10 @@ class Scan:
 
     def lone_returns(self) -> Positions:
         """Return the carriage returns outside quotes that no newline follows: the end of a line, or text?"""
-        returns = np.flatnonzero(self.data == _CR)
+        returns: Positions = np.flatnonzero(self.data == _CR)
         returns = returns[self.data[np.minimum(returns + 1, len(self.data) - 1)] != _LF]
-        return returns[~self.is_quoted(returns)]
+        lone: Positions = returns[~self.is_quoted(returns)]
+        return lone
 
     def quote_fault(self) -> QuoteFault | None:
         """Return the first quote that is neither opening, closing nor doubled."""

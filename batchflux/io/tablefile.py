@@ -178,15 +178,18 @@ class TextStream:
         self.offset = 0
 
     def read(self, size_bytes: int) -> bytes:
-        """Return the next bytes, fewer than asked for only at the end; raise JobSpecError where they can't be had."""
-        block = self._read(size_bytes)
+        """Return the next bytes, fewer than asked for only at the end; raise JobSpecError where they can't be had.
+
+        The first read brings enough to know a file that is no UTF-8 text by its first bytes, and to drop the mark.
+        """
+        block = self._read(size_bytes if self.offset else max(size_bytes, 2 * len(_BOM)))
         if self.offset == 0 and block:
             for mark, what, instead in _OTHER_FORMS:
                 if block.startswith(mark):
                     raise refusal(self._source.name, what, instead=instead)
             if block.startswith(_BOM):
                 self.offset = len(_BOM)
-                block = block[len(_BOM) :] + self._read(len(_BOM))
+                block = block[len(_BOM) :]
         self.offset += len(block)
         return block
 
