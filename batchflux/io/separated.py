@@ -175,7 +175,8 @@ def read_parts(stream: TextStream, *, dialect: Dialect, part_bytes: int) -> Iter
             line, record = line + len(part.scan.newlines), record + len(part.scan.record_ends)
             raw, want_bytes = raw[end:], part_bytes
         else:
-            want_bytes = max(part_bytes, len(raw))  # doubling: a long record is scanned a few times, not once a part
+            # doubling: a long record is scanned a few times, not once a part
+            want_bytes = min(max(part_bytes, len(raw)), MAX_RECORD_BYTES + 1 - len(raw))
         if not block or len(raw) > MAX_RECORD_BYTES:
             if raw.strip(b"\r\n"):
                 rest = scan(raw, dialect)

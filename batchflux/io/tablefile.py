@@ -42,7 +42,7 @@ Compression = Literal["gzip", "zstd"]
 # Read at a time: large enough that numpy's fixed costs vanish, small enough that its masks stay below 30 MB.
 PART_BYTES: Final = 1 << 20
 # One row may be this large; beyond it a quote was left open or the file is no table, and memory stays bounded.
-MAX_RECORD_BYTES: Final = 64 << 20
+MAX_RECORD_BYTES: Final = 16 << 20
 # More faults of one file than this are counted, not listed: the first ones tell what is wrong.
 LISTED_FAULTS: Final = 20
 

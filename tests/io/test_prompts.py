@@ -142,6 +142,27 @@ def test_parquet_text_in_any_encoding_is_text_and_the_rest_keeps_its_type(folder
     assert [row["dotted.name"] for row in read_rows(table, columns=["dotted.name"])] == texts
 
 
+@pytest.mark.parametrize("has_arrow_types", [True, False])
+def test_a_parquet_text_repeated_beyond_measure_is_unpacked_in_small_batches(
+    folder: Path, has_arrow_types: bool
+) -> None:
+    """A file of a few kB that says a long text very often doesn't fill the memory."""
+    long = "x" * 900_000
+    prompts = pa.DictionaryArray.from_arrays(pa.array([0] * 1000, pa.int32()), pa.array([long]))
+    columns = {"prompt": prompts if has_arrow_types else prompts.slice(0, 50).dictionary_decode()}
+    path = write_parquet(folder / "t.parquet", columns, store_schema=has_arrow_types)
+    assert path.stat().st_size < 1_000_000
+    rows = 0
+    for batch in open_table([path]).batches():
+        assert batch.columns.nbytes < 20_000_000
+        assert batch.first_row == rows + 1
+        assert batch.columns.column(0)[0].as_py() == long
+        rows += batch.columns.num_rows
+        if rows >= 50:
+            break
+    assert rows >= 50
+
+
 @pytest.mark.parametrize("form", ["csv", "tsv", "jsonl"])
 @pytest.mark.parametrize("packing", ["gz", "zst"])
 def test_packed_text_reads_like_plain_text(folder: Path, form: str, packing: str) -> None:

@@ -6,14 +6,16 @@ from decimal import Decimal
 
 import pyarrow as pa
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from batchflux.io.columns import build_column, build_strings, is_textual, join_types, plain_array, text_column
 
+_STEADY = settings(derandomize=True, deadline=None)
 _TEXT = st.text(st.characters(exclude_categories=["Cs"]))
 
 
+@_STEADY
 @given(st.lists(st.none() | _TEXT))
 def test_strings_built_from_buffers_are_those_given(values: list[str | None]) -> None:
     """Any text, NUL and other planes included, and nulls come back as they were, in a sound array."""
@@ -23,6 +25,7 @@ def test_strings_built_from_buffers_are_those_given(values: list[str | None]) ->
     assert array.null_count == values.count(None)
 
 
+@_STEADY
 @given(
     st.lists(st.none() | st.integers(-(2**63), 2**63 - 1)),
     st.lists(st.none() | st.floats(allow_nan=False)),
@@ -57,6 +60,7 @@ def test_a_value_of_another_type_is_refused(value: str | float, kind: pa.DataTyp
         build_column([value], kind)
 
 
+@_STEADY
 @given(st.floats(), st.integers(-(2**63), 2**63 - 1))
 def test_numbers_as_text_read_back_equal(number: float, integer: int) -> None:
     """A double's text is Python's shortest, an integer's its digits."""

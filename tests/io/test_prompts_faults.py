@@ -227,9 +227,9 @@ def test_a_row_without_end_is_refused_at_a_bound(folder: Path, name: str) -> Non
             file.write(b"x" * (1 << 20))
     [line] = refused(f"{name}.gz")
     what = {
-        "endless.csv": f":2: row 1: the quote that opens column 'p' isn't closed within 64 MiB; close it, or {_DOUBLE}",
-        "endless.tsv": ":2: row 1: the row is longer than 64 MiB; no table of prompts has such rows",
-        "endless.jsonl": ":2: row 2: the line is longer than 64 MiB; one object a line is needed",
+        "endless.csv": f":2: row 1: the quote that opens column 'p' isn't closed within 16 MiB; close it, or {_DOUBLE}",
+        "endless.tsv": ":2: row 1: the row is longer than 16 MiB; no table of prompts has such rows",
+        "endless.jsonl": ":2: row 2: the line is longer than 16 MiB; one object a line is needed",
     }
     assert line == f"{name}.gz{what[name]}"
 

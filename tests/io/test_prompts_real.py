@@ -51,8 +51,7 @@ def _read_tsv(path: Path) -> list[dict[str, JsonValue]]:
 def _read_jsonl(path: Path) -> list[dict[str, JsonValue]]:
     rows = [json.loads(line) for line in path.read_bytes().split(b"\n") if line]
     names = dict.fromkeys(name for row in rows for name in row)
-    texts = [{name: row[name] if isinstance(row.get(name), str | None) else row[name] for name in row} for row in rows]
-    return [{name: _as_text(row.get(name)) for name in names} for row in texts]
+    return [{name: _as_text(row.get(name)) for name in names} for row in rows]
 
 
 def _as_text(value: JsonValue) -> JsonValue:
