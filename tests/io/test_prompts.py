@@ -196,6 +196,16 @@ def test_cells_longer_than_a_part_arrive_whole(folder: Path) -> None:
         assert [row["prompt"] for row in rows] == prompts
 
 
+def test_long_json_lines_come_in_batches_of_few_rows(folder: Path) -> None:
+    """A batch is bounded by its bytes too, so that long prompts don't fill the memory."""
+    path = folder / "t.jsonl"
+    path.write_text((json.dumps({"prompt": "x" * 1_000_000}) + "\n") * 30)
+    batches = list(open_table([path]).batches())
+    assert max(batch.columns.nbytes for batch in batches) < 10_000_000
+    assert [batch.where(0) for batch in batches][1] == f"t.jsonl:{batches[0].columns.num_rows + 1}: row 10"
+    assert sum(batch.columns.num_rows for batch in batches) == 30
+
+
 def test_several_files_join_by_column_name(folder: Path) -> None:
     """Columns come in order of first appearance, absent ones null, and types that differ become text for all."""
     (folder / "a.csv").write_text("id,prompt\n007,one\n")
@@ -264,6 +274,7 @@ def test_no_faulty_row_is_yielded_and_every_file_is_checked(folder: Path) -> Non
     (folder / "a.csv").write_text("p,q\n1,2\n")
     (folder / "b.csv").write_text("p,q\n1\n")
     (folder / "c.csv").write_text("p,q\n1,2\n3,4,5\n")
+    (folder / "d.csv").write_text("p,q\n1,2\n")
     seen: list[str] = []
     with pytest.raises(JobSpecError) as caught:
         seen.extend(batch.where(0) for batch in open_table(["*.csv"]).batches())

@@ -90,6 +90,17 @@ CSV_FAULTS = {
         b'id,p\n1,"a ""b""\n2,c\n3,d\n',
         f":2: row 1: the quote that opens column 'p' is never closed; close it, or {_DOUBLE}",
     ),
+    "unterminated-after-doubled-quotes": (
+        b'id,p\n1,"a""\nb""',
+        f":2: row 1: the quote that opens column 'p' is never closed; close it, or {_DOUBLE}",
+    ),
+    "return-after-quote": (b'p\n"a"\rb\n', f":2: row 1: column 'p' has text after its closing quote; {_DOUBLE}"),
+    "anything-after-a-lost-row": (
+        b'id,p\n\xfe,a\n2,a"b\n3,\xff\x00"\n4\n',
+        f":2: row 1: byte 0xfe at offset 5 of the file isn't UTF-8; {_SAVE}",
+        ":3: row 2: column 'p' has a quote but doesn't begin with one; "
+        "put the whole cell in quotes and double each quote in it",
+    ),
     "unterminated-doubled-quotes": (
         b'id,p\n1,a\n"2\n3","""""',
         f":3: row 2: the quote that opens column 'p' on line 4 is never closed; close it, or {_DOUBLE}",
