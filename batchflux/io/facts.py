@@ -81,13 +81,13 @@ def journal_path(run_dir: Path, sequence: int) -> Path:
 
 
 def list_parts(run_dir: Path) -> dict[int, Path]:
-    """Return the parts by sequence, ascending. Raise CheckpointDamaged for a visible name that is no part's."""
-    return _numbered(run_dir, folder=CHECKPOINT_DIR, pattern=_PART_NAME)
+    """Return the parts by sequence, ascending."""
+    return _numbered(run_dir / CHECKPOINT_DIR, pattern=_PART_NAME)
 
 
 def list_journals(run_dir: Path) -> dict[int, Path]:
-    """Return the journals by sequence, ascending, those set aside among them. Raise CheckpointDamaged as above."""
-    return _numbered(run_dir, folder=JOURNAL_DIR, pattern=_JOURNAL_NAME)
+    """Return the journals by sequence, ascending, those set aside among them."""
+    return _numbered(run_dir / JOURNAL_DIR, pattern=_JOURNAL_NAME)
 
 
 @overload
@@ -141,7 +141,7 @@ def _retried(run_dir: Path, *, columns: Sequence[str] | None, job_id: str | None
 
 
 def _read_once(run_dir: Path, *, names: list[str], job_id: str | None, is_compacted: bool) -> FactsFound:
-    damage: list[str] = []
+    damage = _strays(run_dir)
     tables = [empty_table(names)]
     rows_after_compacting = 0
     for table in _believed(_pieces(run_dir, names=names, job_id=job_id), damage=damage):
@@ -254,11 +254,12 @@ def _in_place(piece: _Piece, *, job_id: str | None, sequence: int) -> _Piece:
     return _Piece(name=piece.name, damage=(*piece.damage, foreign))
 
 
-def _numbered(run_dir: Path, *, folder: str, pattern: re.Pattern[str]) -> dict[int, Path]:
-    found: dict[int, Path] = {}
-    for name in list_names(run_dir / folder):
-        match = pattern.fullmatch(name)
-        if match is None:
-            raise CheckpointDamaged(run_dir, damage=[f"{folder}/{name}: has no place here; move it out"])
-        found[int(match[1])] = run_dir / folder / name
-    return dict(sorted(found.items()))
+def _strays(run_dir: Path) -> list[str]:
+    """Name what pandas would read as a part, or stumble over, although it is none."""
+    names = list_names(run_dir / CHECKPOINT_DIR)
+    return [f"{CHECKPOINT_DIR}/{name}: is no part; move it out" for name in names if not _PART_NAME.fullmatch(name)]
+
+
+def _numbered(folder: Path, *, pattern: re.Pattern[str]) -> dict[int, Path]:
+    matches = ((pattern.fullmatch(name), folder / name) for name in list_names(folder))
+    return dict(sorted((int(match[1]), path) for match, path in matches if match))

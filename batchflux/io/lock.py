@@ -53,13 +53,17 @@ class RunLock:
             os.close(fd)
             raise StorageError(path, doing="lock the run directory", cause=error) from error
         self._fd = fd
-        # A forked child shares the open file, and would hold the lock on after its parent's death.
+        # A forked child shares the open file, and would hold the lock on after its parent's death. It must only close
+        # it: an unlock by any one who shares it is an unlock for all.
         os.register_at_fork(after_in_child=self._close)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
+        if self._fd is not None:
+            with contextlib.suppress(OSError):  # closing unlocks as well, where no forked child is yet to close its own
+                fcntl.flock(self._fd, fcntl.LOCK_UN)
         self._close()
 
     def is_held(self) -> bool:
