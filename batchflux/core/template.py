@@ -1,67 +1,72 @@
-"""A prompt's template: `{name}` is a word, `{{` and `}}` are braces, everything else is text.
+"""A prompt template: text with `{name}` for a column or an axis, `{{` and `}}` for the braces themselves.
 
-Never `str.format`: a template comes from a file, and `{x.__class__}` must be a fault, not an attribute.
+Parsed once into parts and rendered by joining them. It knows nothing else on purpose: no attributes, no indexes, no
+formats, no expansion of variables, so a template from a stranger can reach nothing but the row's own words; and what
+a row puts in is never read as a template again.
 """
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import NoReturn
 
-__all__ = ["Template", "TemplateError"]
+from batchflux.core.findings import BadValue
 
-_TOKEN = re.compile(r"\{\{|\}\}|\{([^{}]*)\}|\{|\}")
+__all__ = ["Template", "Word"]
 
-
-class TemplateError(ValueError):
-    """A template can't be read; `column` counts from 0 within its text."""
-
-    def __init__(self, what: str, *, column: int) -> None:
-        super().__init__(what)
-        self.column = column
+_TOKEN = re.compile(r"\{\{|\}\}|\{[^{}]*\}|[{}]|[^{}]+")
 
 
 @dataclass(frozen=True, slots=True)
-class Template:
-    """A parsed template: `parts` alternates text and word, beginning and ending with text."""
+class Word:
+    """A place in a template that a column or an axis of this name fills."""
 
-    parts: tuple[str, ...]
+    name: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Template:
+    """A parsed template. `parts` are literal texts and words in order; `words` the distinct names, in order."""
+
+    text: str
+    parts: tuple[str | Word, ...]
+    words: tuple[str, ...] = field(compare=False)
 
     @classmethod
     def parse(cls, text: str) -> "Template":
-        """Read a template's text. Raises TemplateError for a lone brace or an empty name."""
-        parts: list[str] = [""]
-        end = 0
+        """Return the template that a text says; raises BadValue with the column (from 1) of a brace that is wrong."""
+        if not text.strip():
+            raise BadValue("the template is empty", 'write one with a column in it, for example "{scene}, at night"')
+        parts: list[str | Word] = []
         for token in _TOKEN.finditer(text):
-            parts[-1] += text[end : token.start()]
-            end = token.end()
-            match token.group():
-                case "{{":
-                    parts[-1] += "{"
-                case "}}":
-                    parts[-1] += "}"
-                case "{" | "}":
-                    raise TemplateError(
-                        f"a lone '{token.group()}'; write '{token.group() * 2}' for a brace", column=token.start()
-                    )
-                case _:
-                    if not token.group(1).strip():
-                        raise TemplateError("'{}' names no word; write {name}", column=token.start())
-                    parts += [token.group(1), ""]
-        parts[-1] += text[end:]
-        return cls(tuple(parts))
-
-    @classmethod
-    def of_column(cls, column: str) -> "Template":
-        """Return the template that is one column's text as it stands."""
-        return cls(("", column, ""))
-
-    @property
-    def words(self) -> tuple[str, ...]:
-        """The names in it, each once, in the order of their first use."""
-        return tuple(dict.fromkeys(self.parts[1::2]))
+            part = _part(token[0], column=token.start() + 1)
+            if isinstance(part, str) and parts and isinstance(parts[-1], str):
+                parts[-1] += part
+            else:
+                parts.append(part)
+        words = dict.fromkeys(part.name for part in parts if isinstance(part, Word))
+        return cls(text=text, parts=tuple(parts), words=tuple(words))
 
     def render(self, words: Mapping[str, str]) -> str:
-        """Return the text with every word filled in; `words` must hold them all."""
-        if len(self.parts) == 3 and not self.parts[0] and not self.parts[2]:
-            return words[self.parts[1]]
-        return "".join(words[part] if place % 2 else part for place, part in enumerate(self.parts))
+        """Return the prompt with every word filled in; raises KeyError for a word that `words` doesn't hold."""
+        return "".join(part if isinstance(part, str) else words[part.name] for part in self.parts)
+
+
+def _part(token: str, *, column: int) -> str | Word:
+    if token in ("{{", "}}"):
+        return token[0]
+    if token in ("{", "}"):
+        _refuse_brace(token, column=column)
+    if not token.startswith("{"):
+        return token
+    name = token[1:-1]
+    if not name:
+        raise BadValue(f"column {column}: {{}} names nothing", "write {name}, or {{}} for the braces themselves")
+    if name != name.strip():
+        raise BadValue(f"column {column}: spaces inside {token!r}", f"write {{{name.strip() or 'name'}}}")
+    return Word(name)
+
+
+def _refuse_brace(brace: str, *, column: int) -> NoReturn:
+    partner = "}" if brace == "{" else "{"
+    raise BadValue(f"column {column}: {brace!r} without {partner!r}", f"write {brace * 2} for the brace itself")
