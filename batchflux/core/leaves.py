@@ -12,6 +12,7 @@ from batchflux.core.findings import BadValue, describe, nearest
 
 __all__ = [
     "MODEL_PATTERN",
+    "MOST",
     "NAME_PATTERN",
     "VARIABLE_PATTERN",
     "choice",
@@ -31,6 +32,8 @@ __all__ = [
 NAME_PATTERN = r"^[^/\\.\s\x00-\x1f\x7f]([^/\\\x00-\x1f\x7f]*[^/\\\s\x00-\x1f\x7f])?$"
 MODEL_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)+$"
 VARIABLE_PATTERN = r"^[A-Za-z_][A-Za-z0-9_]*$"
+
+MOST = 2**53  # whole numbers beyond it don't survive every reader of YAML and JSON
 
 _LONGEST_NAME_BYTES = 200  # a file name holds 255, and a run directory's twin and temporaries need some
 _LONGEST_VARIABLE = 60
@@ -73,11 +76,12 @@ def parse_flag(value: object) -> bool:
 
 def whole_number(*, minimum: int, maximum: int) -> Callable[[object], int]:
     """Return a reader of whole numbers within bounds, both ends included."""
+    span = f"{minimum} up" if maximum >= MOST else f"{minimum} to {maximum}"
 
     def read(value: object) -> int:
         if isinstance(value, int) and not isinstance(value, bool) and minimum <= value <= maximum:
             return value
-        raise BadValue(f"must be a whole number, is {describe(value)}", f"write one from {minimum} to {maximum}")
+        raise BadValue(f"must be a whole number, is {describe(value)}", f"write one from {span}")
 
     return read
 

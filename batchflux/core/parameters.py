@@ -98,7 +98,7 @@ def check_value(name: str, value: JsonValue, *, model_id: str, allow_unknown: bo
     return None
 
 
-def parse_text(name: str, text: str, *, model_id: str) -> JsonValue | ValueFault:
+def parse_text(name: str, text: str, *, model_id: str) -> "JsonValue | ValueFault":
     """Return what a text field of the prompt table says for a parameter, typed as the model takes it.
 
     "5" is the integer 5, "5.0" too where an integer is asked for, "3.50" the number 3.5; outer spaces of a number

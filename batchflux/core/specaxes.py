@@ -149,7 +149,7 @@ def _read_form(name: str, written: dict[str, Any]) -> _Values:
             raise BadValue(f"the last seed would be {start + count - 1}", f"seeds go up to {MAX_SEED}")
         return _Values(values=tuple(range(start, start + count)), is_seeds=True)
     count = _whole(written, "random", minimum=1, maximum=_MOST_SEEDS)
-    draw_key = _whole(written, "key", minimum=0, maximum=2**53, default=0)
+    draw_key = _whole(written, "key", minimum=0, maximum=leaves.MOST, default=0)
     if _flag(written, "per_row"):
         return _Values(values=tuple(range(count)), is_seeds=True, is_per_row=True, key=draw_key)
     return _Values(values=axis_seeds(count, draw_key), is_seeds=True, key=draw_key)

@@ -25,8 +25,6 @@ from batchflux.core.units import FailuresAllowed
 
 __all__ = ["Api", "JobForm", "OutputForm", "Prompts", "Run", "Sample", "job_schema"]
 
-_MOST = 2**53  # whole numbers beyond it don't survive every reader of YAML and JSON
-
 Text: TypeAlias = Annotated[str, PlainValidator(leaves.parse_text), WithJsonSchema({"type": "string", "minLength": 1})]
 Name: TypeAlias = Annotated[
     str, PlainValidator(leaves.parse_name), WithJsonSchema({"type": "string", "pattern": leaves.NAME_PATTERN})
@@ -54,12 +52,12 @@ Variable: TypeAlias = Annotated[
 Flag: TypeAlias = Annotated[bool, PlainValidator(leaves.parse_flag), WithJsonSchema({"type": "boolean"})]
 AtLeastOne: TypeAlias = Annotated[
     int,
-    PlainValidator(leaves.whole_number(minimum=1, maximum=_MOST)),
+    PlainValidator(leaves.whole_number(minimum=1, maximum=leaves.MOST)),
     WithJsonSchema({"type": "integer", "minimum": 1}),
 ]
 DrawKey: TypeAlias = Annotated[
     int,
-    PlainValidator(leaves.whole_number(minimum=0, maximum=_MOST)),
+    PlainValidator(leaves.whole_number(minimum=0, maximum=leaves.MOST)),
     WithJsonSchema({"type": "integer", "minimum": 0}),
 ]
 Attempts: TypeAlias = Annotated[

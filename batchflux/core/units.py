@@ -106,9 +106,9 @@ def parse_rate_per_s(value: object) -> float:
 def format_rate(per_s: float) -> str:
     """Return a rate as `parse_rate_per_s` reads it back, by the unit that makes it a whole number if one does."""
     for unit, seconds in _PER_S.items():
-        text = f"{round(per_s * seconds)}/{unit}"
-        if per_s * seconds >= 0.5 and parse_rate_per_s(text) == per_s:
-            return text
+        count = round(per_s * seconds)
+        if count > 0 and float(Fraction(count, seconds)) == per_s:
+            return f"{count}/{unit}"
     return f"{Decimal(repr(per_s)):f}/s"
 
 

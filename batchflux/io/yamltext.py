@@ -169,7 +169,8 @@ class _Composer:
         return Position(file=self._at.file, line=self._at.line + line, column=column + 1)
 
     def _position(self, event: yaml.Event) -> Position:
-        return self._at_mark(event.start_mark.line, event.start_mark.column)
+        mark = event.start_mark
+        return self._at_mark(mark.line, mark.column) if mark is not None else self._at
 
     def _stop(self, position: Position, path: KeyPath, what: str, instead: str) -> NoReturn:
         self._note(position, path, what, instead)
