@@ -20,7 +20,7 @@ from batchflux.core.origin import (
     parse_base_url,
     parse_proxy,
 )
-from batchflux.core.specschema import AXES_SCHEMA, EXCLUDE_SCHEMA, PARAMS_SCHEMA
+from batchflux.core.specschema import AXES_SCHEMA, EXCLUDE_SCHEMA, PARAMS_SCHEMA, RANGES_WHERE_MODEL_IS_KNOWN
 from batchflux.core.units import FailuresAllowed
 
 __all__ = ["Api", "JobForm", "OutputForm", "Prompts", "Run", "Sample", "job_schema"]
@@ -304,16 +304,20 @@ class JobForm(_Form):
 
 
 def job_schema() -> dict[str, Any]:
-    """Return the spec's JSON Schema (draft 2020-12): every key with its description, default and form."""
+    """Return the spec's JSON Schema (draft 2020-12): every key with its description, default and form.
+
+    Nothing is required in it, since any key may be in a file that is extended.
+    """
     schema = JobForm.model_json_schema(by_alias=True)
     for form in (schema, *schema["$defs"].values()):
         form.pop("title", None)
+        required = form.pop("required", ())
         for name, key in form["properties"].items():
             key.pop("title", None)
-            if name not in form.get("required", ()):
+            if name not in required:
                 _allow_empty(key)
     title = {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "A batchflux job"}
-    return title | schema
+    return title | schema | RANGES_WHERE_MODEL_IS_KNOWN
 
 
 def _allow_empty(key: dict[str, Any]) -> None:

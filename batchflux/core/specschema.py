@@ -5,10 +5,10 @@ Editors read it to complete and explain keys, so every key says what it is for. 
 
 from typing import Any
 
-from batchflux.core.catalog import KNOWN_MODELS, Parameter
+from batchflux.core.catalog import DEFAULT_MODEL, KNOWN_MODELS, Parameter
 from batchflux.core.identity import MAX_SEED
 
-__all__ = ["AXES_SCHEMA", "EXCLUDE_SCHEMA", "PARAMS_SCHEMA"]
+__all__ = ["AXES_SCHEMA", "EXCLUDE_SCHEMA", "PARAMS_SCHEMA", "RANGES_WHERE_MODEL_IS_KNOWN"]
 
 _VALUE: dict[str, Any] = {"type": ["string", "number", "boolean", "array", "object"]}
 
@@ -90,8 +90,11 @@ _DRAWN = _form(
 
 
 def _axis_schema(name: str, parameter: dict[str, Any]) -> dict[str, Any]:
-    """Return the forms of the axis of a known parameter; a template may use its name for a word, so values are free."""
-    forms = [_listed({"type": [parameter["type"], "string"]}), _SPACED]
+    """Return the forms of the axis of a known parameter; a template may use its name for a word, so text is fine."""
+    items: dict[str, Any] = {"type": sorted({parameter["type"], "string"})}
+    if "examples" in parameter:
+        items["examples"] = parameter["examples"]
+    forms = [_listed(items), _SPACED]
     if name == "seed":
         forms += [_COUNTED, _DRAWN]
     return {"description": parameter["description"], "anyOf": forms}
@@ -100,7 +103,7 @@ def _axis_schema(name: str, parameter: dict[str, Any]) -> dict[str, Any]:
 AXES_SCHEMA: dict[str, Any] = {
     "type": "object",
     "properties": {
-        "model": {"description": "Models to compare.", **_listed({"type": "string"})},
+        "model": {**_listed({"type": "string"}), "description": "Models to compare."},
         **{name: _axis_schema(name, schema) for name, schema in _known_parameters().items()},
     },
     "additionalProperties": {"anyOf": [_listed(_VALUE), _SPACED]},
@@ -108,7 +111,9 @@ AXES_SCHEMA: dict[str, Any] = {
 
 PARAMS_SCHEMA: dict[str, Any] = {
     "type": "object",
-    "properties": _known_parameters(),
+    "properties": {
+        name: {"description": schema["description"], **_VALUE} for name, schema in _known_parameters().items()
+    },
     "additionalProperties": _VALUE,
 }
 
@@ -120,4 +125,18 @@ EXCLUDE_SCHEMA: dict[str, Any] = {
         "additionalProperties": _VALUE,
         "minProperties": 1,
     },
+}
+
+# Another model has other ranges, and a file that extends one or is extended may get its model from there.
+RANGES_WHERE_MODEL_IS_KNOWN: dict[str, Any] = {
+    "if": {
+        "properties": {"model": {"const": DEFAULT_MODEL}},
+        "not": {
+            "anyOf": [
+                {"required": ["extends"]},
+                {"required": ["grid"], "properties": {"grid": {"required": ["model"]}}},
+            ]
+        },
+    },
+    "then": {"properties": {"params": {"properties": _known_parameters()}}},
 }

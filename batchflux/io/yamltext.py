@@ -17,7 +17,7 @@ from batchflux.core.findings import BadValue, KeyPath, dotted
 from batchflux.core.model import JsonValue
 from batchflux.core.parameters import exact_number
 
-__all__ = ["DEEPEST", "Node", "Position", "dump_job", "place", "read_yaml", "resolve"]
+__all__ = ["DEEPEST", "PARSER", "Node", "Position", "dump_job", "place", "read_yaml", "resolve"]
 
 DEEPEST = 20  # levels of nesting; a spec needs five
 _MOST_NODES = 100_000  # values with aliases expanded: an axis of so many is better a column of the table
@@ -35,7 +35,7 @@ _UNWRITABLE = re.compile(r"[^\t\n\r\x20-\x7e\xa0-\u2027\u202a-\ud7ff\ue000-\ufef
 _BEGINS_WITH_SYNTAX = re.compile(r"\s*(?:- +)*(?:[^\s'\"#:]+ *: +)?([{\[*&!%@`|>])")
 
 # libyaml where PyYAML was built with it (its wheels are): ten times as fast.
-_PARSER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+PARSER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -144,7 +144,7 @@ class _Composer:
             then = f'write it as an escape in double quotes: "{_escape(odd[0])}"'
             self._stop(self._at_mark(line, column - 1), (), f"{what}: {code}", then)
         try:
-            yield from yaml.parse(self._text, Loader=_PARSER)
+            yield from yaml.parse(self._text, Loader=PARSER)
         except yaml.MarkedYAMLError as error:
             self._refuse_syntax(error)
 
