@@ -3,7 +3,9 @@
 import sys
 
 if sys.platform == "win32":
-    sys.exit("batchflux runs on Linux and macOS; on Windows use WSL: its files and locks are what keeps paid cells safe")
+    sys.exit(
+        "batchflux runs on Linux and macOS; on Windows use WSL: its files and locks are what keeps paid cells safe"
+    )
 
 from batchflux.cli import main
 

@@ -5,7 +5,7 @@ Standard output carries results, standard error everything else. Heavy modules a
 
 import os
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -39,7 +39,7 @@ def main() -> NoReturn:
         # Whoever read standard output has left, as `head` does; the interpreter's own flush must not complain too.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)
-    except Exception as error:  # noqa: BLE001 - the command line's edge: a traceback that reaches a user is a bug
+    except Exception as error:
         if os.environ.get("BATCHFLUX_LOG", "").lower() == "debug":
             raise
         _say(f"batchflux: {_ISSUES}\n  {type(error).__name__}: {error}\n  (BATCHFLUX_LOG=debug shows where)")
@@ -69,14 +69,11 @@ _json = click.option("--json", "as_json", is_flag=True, help="Print one JSON obj
 
 
 def _overrides(settings: tuple[str, ...], concurrency: int | None = None) -> dict[str, Any]:
-    overrides: dict[str, Any] = {}
-    for setting in settings:
-        key, equals, value = setting.partition("=")
-        if not equals or not key:
-            raise click.UsageError(f"--set {setting}: write KEY=VALUE, for example --set run.concurrency=8")
-        overrides[key] = value
+    from batchflux.io.jobfile import parse_set_options
+
+    overrides: dict[str, Any] = dict(parse_set_options(settings))
     if concurrency is not None:
-        overrides["run.concurrency"] = str(concurrency)
+        overrides["run.concurrency"] = concurrency
     return overrides
 
 
@@ -124,7 +121,9 @@ def _until(context: click.Context, parameter: click.Parameter, value: str | None
 @click.option("--limit", type=click.IntRange(0), metavar="N", help="Start so many cells this time at most.")
 @click.option("--budget", metavar="USD", callback=_money, help="Spend so much this time at most.")
 @click.option("--until", metavar="HH:MM", callback=_until, help="Submit nothing that wouldn't be done by then.")
-@click.option("--sandbox", is_flag=True, help="Rehearse against a local sandbox: no key, no cost, a directory of its own.")
+@click.option(
+    "--sandbox", is_flag=True, help="Rehearse against a local sandbox: no key, no cost, a directory of its own."
+)
 @click.option("--retry-failed", is_flag=True, help="Take up failed cells again.")
 @click.option("--resubmit-unknown", is_flag=True, help="Send again what may have been accepted: you may pay twice.")
 @click.option("--download-only", is_flag=True, help="Fetch the images that are missing; submit nothing.")
@@ -250,7 +249,7 @@ def plan(job: Path, out: Path | None, settings: tuple[str, ...], against: Path |
         _show_requests(planned.first_requests)
 
 
-def _show_requests(requests: list[Mapping[str, Any]]) -> None:
+def _show_requests(requests: Sequence[Mapping[str, Any]]) -> None:
     import json
 
     click.echo("  first requests")

@@ -18,7 +18,7 @@ ADVICE = {
     "server": "the service had trouble of its own: run again later",
     "network": "the connection failed: check the network, then run again; nothing was bought twice",
     "timeout": "these predictions outlasted run.timeout; every later run asks for them again first, at no cost",
-    "bad_response": "the service answered something it shouldn't; run.log has the words; --retry-failed buys them again",
+    "bad_response": "the service answered what it shouldn't; run.log has the words; --retry-failed buys them again",
     "unknown_outcome": "it can't be known whether the service accepted these submissions, so they are held and stay in "
     "the budget; --resubmit-unknown sends them again, at the risk of paying twice",
     "download": "the images are made and paid for, but could not be saved: run again with --download-only, at no cost, "

@@ -20,7 +20,7 @@ from batchflux.core.parameters import ValueFault, check_value, parse_text
 from batchflux.core.rows import RowPart, RowReader, RowRecipe, Rule
 from batchflux.core.spec import JobSpec, parse_job
 from batchflux.core.template import Template
-from batchflux.io.jobfile import read_job_file
+from batchflux.io.jobfile import MOST_BYTES, read_job_file
 from batchflux.io.prompts import PromptTable, TableBatch, missing_columns, open_table, text_column, untextual_columns
 
 __all__ = ["JOB_FILE", "MAX_CELLS", "PROMPTS_FILE", "Job", "Rows", "load_job", "locate_run_dir"]
@@ -30,6 +30,9 @@ PROMPTS_FILE = "prompts.parquet"
 
 # Eight million dollars at list price; beyond it an axis was surely meant otherwise.
 MAX_CELLS = 100_000_000
+
+# A frozen spec may write out what a person writes short: axes of very many values.
+_MOST_FROZEN_BYTES = 64 << 20
 
 
 class Rows:
@@ -107,7 +110,7 @@ class Job:
                 return
 
 
-def locate_run_dir(path: Path, overrides: Mapping[str, JsonValue] | None = None) -> Path:
+def locate_run_dir(path: Path, overrides: Mapping[str, object] | None = None) -> Path:
     """Return the run directory that a command is given: itself, or its job file's. Raises UsageError, JobSpecError."""
     if path.is_dir():
         if not (path / JOB_FILE).exists():
@@ -116,7 +119,7 @@ def locate_run_dir(path: Path, overrides: Mapping[str, JsonValue] | None = None)
     return _read_spec(path, overrides or {}, out=None)[0].output.dir
 
 
-def load_job(path: str | Path, overrides: Mapping[str, JsonValue] | None = None, *, out: Path | None = None) -> Job:
+def load_job(path: str | Path, overrides: Mapping[str, object] | None = None, *, out: Path | None = None) -> Job:
     """Read a job file, or a run directory's own, with its prompt table; writes nothing and spends nothing.
 
     `overrides` are spec keys, dotted ("run.concurrency"), with YAML values; `out` is another run directory. Raises
@@ -147,8 +150,9 @@ def load_job(path: str | Path, overrides: Mapping[str, JsonValue] | None = None,
     )
 
 
-def _read_spec(path: Path, overrides: Mapping[str, JsonValue], *, out: Path | None) -> tuple[JobSpec, tuple[str, ...]]:
-    document = read_job_file(path, overrides=overrides)
+def _read_spec(path: Path, overrides: Mapping[str, object], *, out: Path | None) -> tuple[JobSpec, tuple[str, ...]]:
+    most_bytes = _MOST_FROZEN_BYTES if path.name == JOB_FILE else MOST_BYTES
+    document = read_job_file(path, overrides=overrides, most_bytes=most_bytes)
     parsed = parse_job(
         document.data,
         where=document.where,
@@ -263,13 +267,13 @@ def _needed_batches(spec: JobSpec, recipe: RowRecipe, table: PromptTable) -> Ite
     names = recipe.needed or table.column_names[:1]
     left = spec.prompts.limit
     for batch in table.batches(columns=names):
-        if left is not None and batch.columns.num_rows > left:
-            batch = replace(batch, columns=batch.columns.slice(0, left))
-        yield batch
-        if left is not None:
-            left -= batch.columns.num_rows
-            if left <= 0:
-                return
+        if left is None:
+            yield batch
+            continue
+        yield replace(batch, columns=batch.columns.slice(0, left))
+        left -= batch.columns.num_rows
+        if left <= 0:
+            return
 
 
 def _texts(recipe: RowRecipe, batch: pa.RecordBatch) -> pa.RecordBatch:

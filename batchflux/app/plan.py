@@ -104,7 +104,7 @@ def _prices(prices: Mapping[str, float | None]) -> str:
 
 def _size(n_bytes: int) -> str:
     size, unit = float(n_bytes), "B"
-    for unit in ("B", "KB", "MB", "GB", "TB"):  # noqa: B007
+    for unit in ("B", "KB", "MB", "GB", "TB"):
         if size < 1000 or unit == "TB":
             break
         size /= 1000
@@ -174,7 +174,9 @@ def _first_requests(job: Job, known: Known, *, n: int = 3) -> list[dict[str, Jso
     requests: list[dict[str, JsonValue]] = []
     for index in known.pending(job.grid, job.spec.run.order):
         cell = job.grid.cell(index, job.rows.part(index // job.grid.n_combinations))
-        requests.append({"cell_id": cell.cell_id, "prompt_id": cell.prompt_id, "model": cell.model, "body": dict(cell.body)})
+        requests.append(
+            {"cell_id": cell.cell_id, "prompt_id": cell.prompt_id, "model": cell.model, "body": dict(cell.body)}
+        )
         if len(requests) == n:
             break
     return requests
@@ -190,7 +192,9 @@ def _warnings(job: Job, hours: Mapping[str, float]) -> list[str]:
             "with output.download: false the first images are gone before the last are made"
         )
     elif slowest is not None and slowest > _RETENTION_H:
-        warnings.append("this runs longer than the 7 days for which the service keeps results; images are saved as it runs")
+        warnings.append(
+            "this runs longer than the 7 days for which the service keeps results; images are saved as it runs"
+        )
     if job.keeps_seed_to_itself:
         warnings.append("no seed is given, so each cell sends one drawn from its content")
     return warnings
@@ -215,7 +219,7 @@ def _measured_per_min(facts: pa.Table) -> float | None:
         return float(done.num_rows) / float(minutes)
     span = pc.min_max(done["completed_at"]).as_py()
     seconds = max(1.0, (span["max"] - span["min"]).total_seconds())
-    return done.num_rows / seconds * 60
+    return float(done.num_rows / seconds * 60)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -36,7 +36,7 @@ def publish_results(job: Job, known: Known, *, base_url: str) -> None:
 
 
 def _stamp(run_dir: Path) -> str:
-    """Return a digest of all that a manifest is made of: the spec, the table, the parts and journals by name and size."""
+    """Return a digest of all that a manifest is made of: spec, table, and the parts and journals by size."""
     digest = hashlib.sha256()
     for name in (JOB_FILE, PROMPTS_FILE):
         path = run_dir / name

@@ -58,7 +58,15 @@ class Known:
 
     def states(self, places: Indexes) -> Iterator[tuple[int, CellState]]:
         """Yield (grid index, state) of some facts, the state as a flow begins with it."""
-        columns = ["status", "attempts", "cost_micro_usd", "prediction_id", "price_micro_usd", "submitted_at", "created_at"]
+        columns = [
+            "status",
+            "attempts",
+            "cost_micro_usd",
+            "prediction_id",
+            "price_micro_usd",
+            "submitted_at",
+            "created_at",
+        ]
         for first in range(0, len(places), 4096):
             some = places[first : first + 4096]
             rows = self.facts.select(columns).take(pa.array(some)).to_pylist()

@@ -22,7 +22,7 @@ from batchflux.app.publish import publish_results
 from batchflux.app.resume import Known, lay_over
 from batchflux.app.rundir import SANDBOX_ORIGIN, RunIdentity, freeze_job, read_facts_of, twin_of
 from batchflux.app.summary import Result, summarise
-from batchflux.core.budget import Budget, usd
+from batchflux.core.budget import Budget
 from batchflux.core.errors import UsageError
 from batchflux.core.flow import CellState
 from batchflux.core.limits import AUTO_MOST, Breaker, Health, Pace, Window
@@ -131,7 +131,7 @@ async def run_async(
             session = await _prepare(job, options, known, client, base_url, ask=ask, on_plan=on_plan)
             freeze_job(job)
             async with _checkpoint(job.run_dir, identity) as sink:
-                stop = await _spend(job, options, known, client, sink, session, observe=observe)
+                stop = await _spend(job, options, known, client, sink, session=session, observe=observe)
     facts = await asyncio.to_thread(read_facts_of, job.run_dir, identity)
     known = lay_over(job.grid, facts)
     await asyncio.to_thread(publish_results, job, known, base_url=base_url)
@@ -269,8 +269,8 @@ async def _spend(
     known: Known,
     client: Client,
     sink: CheckpointWriter,
-    session: _Session,
     *,
+    session: _Session,
     observe: MakeObserver | None,
 ) -> StopReason | None:
     """Run the engine over what is left; returns why it stopped early, if it did."""
@@ -356,7 +356,9 @@ def _work_of(job: Job, index: int, state: CellState) -> Work:
     row, combination = divmod(index, job.grid.n_combinations)
     cell = job.grid.cell(index, job.rows.part(row))
     labels = job.grid.combination_values(combination)
-    shown = {axis.name: cell.body.get("seed") if axis.kind == "row_seed" else labels[axis.name] for axis in job.grid.axes}
+    shown = {
+        axis.name: cell.body.get("seed") if axis.kind == "row_seed" else labels[axis.name] for axis in job.grid.axes
+    }
     return Work(cell=cell, state=state, labels=shown)
 
 
@@ -447,4 +449,6 @@ class _signals:  # noqa: N801 - reads as a block
         if reason is not None and reason.kind == "signal" and self._task is not None:
             self._task.cancel()
         name = signal.Signals(number).name
-        self._admission.switch.stop(StopReason(kind="signal", message=f"stopped by {name}", signal=number), abandon=True)
+        self._admission.switch.stop(
+            StopReason(kind="signal", message=f"stopped by {name}", signal=number), abandon=True
+        )

@@ -1,4 +1,4 @@
-"""A run directory's own papers: whose it is, and the spec and table as they run. Nothing in it depends on where it lies.
+"""A run directory's own papers: whose it is, and spec and table as they run. Nothing depends on where it lies.
 
 `run.json` says which API origin the directory belongs to and the id that its checkpoint's parts carry. The spec and
 the table are frozen here at each start of `run JOB`, so that `run RUN_DIR` goes on with exactly those.
@@ -103,9 +103,11 @@ def freeze_job(job: Job) -> None:
 def _freeze_table(job: Job) -> None:
     path = job.run_dir / PROMPTS_FILE
     try:
-        with publish_with(path) as temporary:
-            with pq.ParquetWriter(temporary, job.table.schema, compression="zstd") as writer:
-                for piece in job.carried():
-                    writer.write_table(piece)
+        with (
+            publish_with(path) as temporary,
+            pq.ParquetWriter(temporary, job.table.schema, compression="zstd") as writer,
+        ):
+            for piece in job.carried():
+                writer.write_table(piece)
     except pa.ArrowException as error:
         raise StorageError(path, doing="write the prompt table", cause=OSError(str(error))) from error

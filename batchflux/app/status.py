@@ -1,4 +1,4 @@
-"""How a run directory stands, at work, stopped or crashed: read from its facts, without its lock and without a trace."""
+"""How a run directory stands, at work, stopped or crashed: read from its facts, without its lock or a trace."""
 
 import json
 import time
@@ -99,7 +99,7 @@ def _rate_per_min(facts: pa.Table) -> float | None:
     if len(times) < 2:
         return None
     span = max(1.0, time.time() - pc.min(times).as_py().timestamp())
-    return len(times) / span * 60
+    return float(len(times) / span * 60)
 
 
 def failed_cells(job: Job, known: Known) -> list[dict[str, Any]]:

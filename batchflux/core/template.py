@@ -47,6 +47,11 @@ class Template:
         words = dict.fromkeys(part.name for part in parts if isinstance(part, Word))
         return cls(text=text, parts=tuple(parts), words=tuple(words))
 
+    @classmethod
+    def of_column(cls, column: str) -> "Template":
+        """Return the template that is one column's text as it stands, whatever the column's name."""
+        return cls(text="", parts=(Word(column),), words=(column,))
+
     def render(self, words: Mapping[str, str]) -> str:
         """Return the prompt with every word filled in; raises KeyError for a word that `words` doesn't hold."""
         return "".join(part if isinstance(part, str) else words[part.name] for part in self.parts)

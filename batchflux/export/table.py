@@ -24,7 +24,9 @@ def export_table(run_dir: Path, dest: Path, *, form: Literal["csv", "jsonl"]) ->
     """Write a run's manifest to a file and return how many cells it holds. Raises UsageError, StorageError."""
     manifest = run_dir / MANIFEST
     if not manifest.exists():
-        raise UsageError(f"{run_dir}: there is no {MANIFEST} yet; a run writes it at its end, at a stop, and in between")
+        raise UsageError(
+            f"{run_dir}: there is no {MANIFEST} yet; a run writes it at its end, at a stop, and in between"
+        )
     if not dest.parent.is_dir():
         raise UsageError(f"{dest}: there is no folder {dest.parent}")
     with publish_with(dest) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:

@@ -25,7 +25,16 @@ from batchflux.io.storage import publish_with
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["MANIFEST", "RETIRED", "ManifestSource", "column_names", "iter_rows", "read_manifest", "write_manifest", "write_retired"]
+__all__ = [
+    "MANIFEST",
+    "RETIRED",
+    "ManifestSource",
+    "column_names",
+    "iter_rows",
+    "read_manifest",
+    "write_manifest",
+    "write_retired",
+]
 
 MANIFEST = "manifest.parquet"
 RETIRED = "retired.parquet"
@@ -211,7 +220,7 @@ def _batch(
         "model": pa.array(grid.recipe.models, pa.string()).take(model_places),
     }
     for name in parameter_names(grid):
-        columns[name] = _parameter_column(source, piece, name, schema.field(name).type, combinations, parts, by_row)
+        columns[name] = _parameter_column(source, piece, name, schema.field(name).type, parts=parts, by_row=by_row)
     for axis in grid.axes:
         if axis.kind == "word":
             texts = _typed(axis.name, [v if isinstance(v, str) else json.dumps(v) for v in axis.values], pa.string())
@@ -233,11 +242,12 @@ def _parameter_column(
     piece: GridSlice,
     name: str,
     kind: pa.DataType,
-    combinations: npt.NDArray[np.int64],
+    *,
     parts: Sequence[RowPart],
     by_row: pa.Array,
 ) -> pa.Array:
     grid = source.grid
+    combinations = piece.indexes % grid.n_combinations
     axis = next((axis for axis in grid.axes if axis.name == name), None)
     if axis is not None and axis.kind == "parameter":
         return _typed(name, axis.values, kind).take(pa.array(grid.value_places(name)[combinations]))
@@ -273,8 +283,10 @@ def _state_columns(facts: pa.Table, base_url: str) -> pa.Table:
         "cost_usd": pc.divide(pc.cast(pc.fill_null(facts["cost_micro_usd"], 0), pa.float64()), 1e6),
         "warnings": pc.coalesce(facts["warnings"], none),
     }
-    arrays = [pc.cast(columns.get(name, facts[name] if name in facts.column_names else None), kind) for name, kind in zip(
-        STATE_FIELDS.names, STATE_FIELDS.types, strict=True)]
+    arrays = [
+        pc.cast(columns.get(name, facts[name] if name in facts.column_names else None), kind)
+        for name, kind in zip(STATE_FIELDS.names, STATE_FIELDS.types, strict=True)
+    ]
     return pa.Table.from_arrays(arrays, schema=STATE_FIELDS)
 
 

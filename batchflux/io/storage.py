@@ -21,6 +21,7 @@ __all__ = [
     "list_names",
     "make_dir",
     "publish_bytes",
+    "publish_file",
     "publish_with",
     "read_bytes",
     "remove",
@@ -77,6 +78,17 @@ def sync_dir(folder: Path) -> None:
         os.close(fd)
 
 
+def publish_file(temporary: Path, path: Path) -> None:
+    """Put a file that is whole at `path`, durably; both lie in one folder. Raise OSError where the disk refuses."""
+    fd = os.open(temporary, os.O_RDWR | os.O_CLOEXEC)  # macOS flushes only what is open for writing
+    try:
+        flush_to_disk(fd)
+    finally:
+        os.close(fd)
+    os.replace(temporary, path)
+    sync_dir(path.parent)
+
+
 @contextlib.contextmanager
 def publish_with(path: Path) -> Iterator[Path]:
     """Give a temporary path in the same folder; when the block ends well, its file is durably at `path`.
@@ -88,13 +100,7 @@ def publish_with(path: Path) -> Iterator[Path]:
     temporary = path.with_name(f"{_TEMPORARY_PREFIX}{secrets.token_hex(4)}-{path.name}")
     try:
         yield temporary
-        fd = os.open(temporary, os.O_RDWR | os.O_CLOEXEC)  # macOS flushes only what is open for writing
-        try:
-            flush_to_disk(fd)
-        finally:
-            os.close(fd)
-        os.replace(temporary, path)
-        sync_dir(path.parent)
+        publish_file(temporary, path)
     except BaseException as error:
         with contextlib.suppress(OSError):  # the first error is the one to tell; a start sweeps what stays
             os.unlink(temporary)
