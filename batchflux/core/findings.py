@@ -12,7 +12,17 @@ from typing import TypeAlias
 
 from batchflux.core.errors import JobSpecError, Problem
 
-__all__ = ["BadValue", "Findings", "KeyPath", "describe", "did_you_mean", "dotted", "file_order", "nearest"]
+__all__ = [
+    "BadValue",
+    "Findings",
+    "KeyPath",
+    "describe",
+    "did_you_mean",
+    "dotted",
+    "file_order",
+    "nearest",
+    "shortened",
+]
 
 KeyPath: TypeAlias = "tuple[str | int, ...]"
 
@@ -76,15 +86,21 @@ class Findings:
 
 
 def dotted(path: KeyPath) -> str:
-    """Return a key path as it is written in messages: `grid.seed[2]`; names that a terminal can't show are escaped."""
+    """Return a key path as messages have it: `grid.seed[2]`; odd letters of a name are escaped, long names cut."""
     text = ""
     for part in path:
         if isinstance(part, int):
             text += f"[{part}]"
         else:
             name = part if part.isprintable() else repr(part)
+            name = shortened(name)
             text += f".{name}" if text else name
     return text
+
+
+def shortened(text: str) -> str:
+    """Return a text cut to what a message can hold."""
+    return text if len(text) <= _MOST_SHOWN else f"{text[:_MOST_SHOWN]}..."
 
 
 def describe(value: object) -> str:

@@ -11,7 +11,7 @@ from fractions import Fraction
 from typing import TypeGuard
 
 from batchflux.core.catalog import KnownModel, Parameter, known_model
-from batchflux.core.findings import describe, did_you_mean, nearest
+from batchflux.core.findings import describe, did_you_mean, nearest, shortened
 from batchflux.core.identity import canonical_json
 from batchflux.core.model import JsonValue
 
@@ -64,7 +64,7 @@ def check_name(name: str, *, model_id: str, allow_unknown: bool = False) -> Valu
     model = known_model(model_id)
     if model is None or name in model.parameters:
         return None
-    what = f"{model_id} has no parameter {name!r}"
+    what = f"{model_id} has no parameter {shortened(repr(name))}"
     if allow_unknown:
         return ValueFault(what=what, instead="it is sent all the same", is_warning=True)
     known = known_parameters([model_id])

@@ -258,8 +258,8 @@ def as_sent_to(name: str, value: JsonValue, *, models: Sequence[str]) -> JsonVal
 
 
 def _refuse_repeated(found: _Values, values: Sequence[JsonValue]) -> None:
-    if len(values) != len(found.values):
-        return  # some were refused, and places no longer match
+    if found.is_seeds or len(values) != len(found.values):
+        return  # seeds are distinct as they are made; where some values were refused, places no longer match
     seen: dict[str, int] = {}
     for place, value in enumerate(values):
         text = canonical_json(value)

@@ -13,14 +13,14 @@ from typing import NoReturn, TypeAlias
 import yaml
 
 from batchflux.core.errors import JobSpecError, Problem
-from batchflux.core.findings import BadValue, KeyPath, dotted
+from batchflux.core.findings import BadValue, KeyPath, dotted, shortened
 from batchflux.core.model import JsonValue
 from batchflux.core.parameters import exact_number
 
 __all__ = ["DEEPEST", "PARSER", "Node", "Position", "dump_job", "place", "read_yaml", "resolve"]
 
 DEEPEST = 20  # levels of nesting; a spec needs five
-_MOST_NODES = 100_000  # values with aliases expanded: an axis of so many is better a column of the table
+_MOST_NODES = 50_000  # values with aliases expanded: an axis of so many is better a column of the table
 _MOST_PROBLEMS = 50
 
 _SEXAGESIMAL = re.compile(r"[-+]?[0-9][0-9_]*(?::[0-9]+)+(?:\.[0-9_]*)?")
@@ -82,25 +82,26 @@ def resolve(text: str, *, base_60_is_text: bool = False) -> Scalar:
         return None
     if text in ("true", "false"):
         return text == "true"
-    quoted = f"quote it: '{text}'"
+    shown = shortened(text)
+    quoted = f"quote it: '{shown}'"
     if _SEXAGESIMAL.fullmatch(text):
         if base_60_is_text:
             return text
-        raise BadValue(f"{text} without quotes is a number in base 60 to YAML 1.1", quoted)
+        raise BadValue(f"{shown} without quotes is a number in base 60 to YAML 1.1", quoted)
     if _BASED.fullmatch(text):
-        raise BadValue(f"{text} is no decimal number", f"write it in decimal, or {quoted}")
+        raise BadValue(f"{shown} is no decimal number", f"write it in decimal, or {quoted}")
     if _LEADING_ZERO.fullmatch(text):
         plain = re.sub(r"0+(?=[0-9])", "", text, count=1)
-        raise BadValue(f"{text} with a zero in front is another number to YAML 1.1", f"write {plain}, or {quoted}")
+        what = f"{shown} with a zero in front is another number to YAML 1.1"
+        raise BadValue(what, f"write {shortened(plain)}, or {quoted}")
     if "_" in text and _UNDERSCORED.fullmatch(text):
-        raise BadValue(f"{text} is a number to YAML 1.1", f"write {text.replace('_', '')}, or {quoted}")
+        raise BadValue(f"{shown} is a number to YAML 1.1", f"write {shortened(text.replace('_', ''))}, or {quoted}")
     if _NOT_FINITE.fullmatch(text):
         raise BadValue(f"{text} is not a number to reckon with", f"write a decimal number, or {quoted}")
     if not _NUMBER.fullmatch(text):
         return text
     number = exact_number(text)
     if number is None:
-        shown = text if len(text) <= 40 else f"{text[:40]}..."
         raise BadValue(f"{shown} has more digits than a number keeps", "write fewer, or quote it if it is text")
     return number
 
@@ -110,8 +111,8 @@ def read_yaml(text: str, *, at: Position, base_60_is_text: bool = False, path: K
 
     `at` is where the text begins (its line 0 stands for the command line), `path` the key that it is the value of.
     """
-    composer = _Composer(text, at=at, base_60_is_text=base_60_is_text)
-    node = composer.document(path)
+    composer = _Composer(text, at=at, path=path, base_60_is_text=base_60_is_text)
+    node = composer.document()
     if composer.problems:
         raise JobSpecError(composer.problems)
     return node
@@ -120,20 +121,22 @@ def read_yaml(text: str, *, at: Position, base_60_is_text: bool = False, path: K
 class _Composer:
     """Builds nodes from the parser's events; what is wrong with one value is noted, what ends the reading is raised."""
 
-    def __init__(self, text: str, *, at: Position, base_60_is_text: bool) -> None:
+    def __init__(self, text: str, *, at: Position, path: KeyPath, base_60_is_text: bool) -> None:
         self.problems: list[Problem] = []
-        self._text, self._at, self._base_60_is_text = text, at, base_60_is_text
+        self._text, self._at, self._path, self._base_60_is_text = text, at, path, base_60_is_text
         self._anchors: dict[str, Node | None] = {}
         self._events = self._parse()
 
-    def document(self, path: KeyPath) -> Node | None:
+    def document(self) -> Node | None:
         """Return the document's root."""
         node: Node | None = None
         for event in self._events:
             if isinstance(event, yaml.DocumentStartEvent):
                 if node is not None:
-                    self._stop(self._position(event), (), "a second document begins here", "keep one job a file")
-                node = self._node(next(self._events), path=path, depth=0)
+                    self._stop(
+                        self._position(event), self._path, "a second document begins here", "keep one job a file"
+                    )
+                node = self._node(next(self._events), path=self._path, depth=0)
         return node
 
     def _parse(self) -> Iterator[yaml.Event]:
@@ -142,7 +145,7 @@ class _Composer:
             line, column = self._text.count("\n", 0, odd.start()), odd.start() - self._text.rfind("\n", 0, odd.start())
             what, code = "a character that YAML can't hold as it is", f"U+{ord(odd[0]):04X}"
             then = f'write it as an escape in double quotes: "{_escape(odd[0])}"'
-            self._stop(self._at_mark(line, column - 1), (), f"{what}: {code}", then)
+            self._stop(self._at_mark(line, column - 1), self._path, f"{what}: {code}", then)
         try:
             yield from yaml.parse(self._text, Loader=PARSER)
         except yaml.MarkedYAMLError as error:
@@ -158,10 +161,10 @@ class _Composer:
         hint = "a text with a colon, or that begins with one of { [ * & ! % @ ` needs quotes"
         begins = _BEGINS_WITH_SYNTAX.match(row)
         if row[column : column + 1] == "\t" or (row[:column] + "x").lstrip(" ").startswith("\t"):
-            self._stop(self._at_mark(line, column), (), "a tab can't indent YAML", "use spaces")
+            self._stop(self._at_mark(line, column), self._path, "a tab can't indent YAML", "use spaces")
         if begins is not None:
             hint = f"a text that begins with {begins[1]} needs quotes around it"
-        self._stop(self._at_mark(line, column), (), f"not YAML: {error.problem or error.context}", hint)
+        self._stop(self._at_mark(line, column), self._path, f"not YAML: {error.problem or error.context}", hint)
 
     def _at_mark(self, line: int, column: int) -> Position:
         if self._at.line == 0:
@@ -191,7 +194,9 @@ class _Composer:
             self._note(position, path, "tags (!...) are not read", "take the tag away; quote what is text")
         if event.anchor is not None:
             if event.anchor in self._anchors:
-                self._note(position, path, f"the anchor &{event.anchor} is there twice", "give it another name")
+                self._note(
+                    position, path, f"the anchor &{shortened(event.anchor)} is there twice", "give it another name"
+                )
             self._anchors[event.anchor] = None  # not whole yet: an alias in it would be endless
         if isinstance(event, yaml.ScalarEvent):
             node = self._scalar(event, position, path=path)
@@ -207,11 +212,12 @@ class _Composer:
 
     def _alias(self, event: yaml.AliasEvent, position: Position, *, path: KeyPath, depth: int) -> Node:
         name = event.anchor
+        shown = shortened(str(name))
         if name not in self._anchors:
-            self._stop(position, path, f"*{name} names no anchor before it", f"quote it if it is text: '*{name}'")
+            self._stop(position, path, f"*{shown} names no anchor before it", f"quote it if it is text: '*{shown}'")
         node = self._anchors[name]
         if node is None:
-            self._stop(position, path, f"*{name} stands inside what it names", "write the value out")
+            self._stop(position, path, f"*{shown} stands inside what it names", "write the value out")
         if depth + node.height > DEEPEST:
             self._stop(position, path, f"nested deeper than {DEEPEST} levels", "a spec needs no more than five")
         return replace(node, position=position)
