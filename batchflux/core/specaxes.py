@@ -21,6 +21,7 @@ __all__ = ["AxisRules", "as_sent_to", "as_word", "axis_as_written", "build_axes"
 # A job of more values on one axis is better said as a table; the bounds keep a slip of the pen from filling memory.
 _MOST_SPACED = 10_000
 _MOST_SEEDS = 1_000_000
+_MOST_LISTED = 20  # seeds that are written out one by one; a longer row of them is written as it is made
 
 # Wide enough that the last digit of a float is right whatever the step.
 _DECIMAL = Context(prec=60)
@@ -276,7 +277,7 @@ def axis_as_written(axis: Axis) -> JsonValue:
     count = len(values)
     if axis.kind == "row_seed":
         return {"random": count, "key": axis.key, "per_row": True}
-    if axis.name == "seed" and axis.kind == "parameter" and (count > 2 or axis.key != 0):
+    if axis.name == "seed" and axis.kind == "parameter" and (count > _MOST_LISTED or axis.key != 0):
         first = values[0]
         if axis.key == 0 and isinstance(first, int) and first >= 0 and values == tuple(range(first, first + count)):
             return {"count": count, "start": first}

@@ -137,7 +137,7 @@ def test_the_resolved_spec_is_written_with_its_defaults() -> None:
             "allow_unknown_params": False,
         },
         "prompts": {"path": "/p.csv", "columns": {"prompt": "prompt"}},
-        "grid": {"seed": {"count": 3, "start": 1}},
+        "grid": {"seed": [1, 2, 3]},
         "params": {"aspect_ratio": "1:1"},
         "run": {
             "concurrency": "auto",
@@ -219,6 +219,16 @@ def test_the_prompt_column_is_prompt_where_only_others_are_said() -> None:
         "prompt": "prompt",
         "id": "key",
     }
+
+
+def test_a_word_may_have_the_name_of_a_parameter() -> None:
+    """The axis then fills the template, and `params` may still say what is sent."""
+    job = _parse(
+        {"prompts": {"path": "/p", "template": "{a} no. {seed}"}, "grid": {"seed": [1, 2]}, "params": {"seed": 7}}
+    )
+    assert job.spec.grid == (Axis(name="seed", kind="word", values=("1", "2")),)
+    assert job.spec.params == {"seed": 7}
+    assert len(job.warnings) == 1
 
 
 def test_where_the_api_is() -> None:

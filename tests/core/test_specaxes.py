@@ -101,6 +101,9 @@ def test_a_model_axis_checks_parameters_for_every_model() -> None:
     [
         [3, 1, 2],
         [1, 2, 3],
+        list(range(5, 50)),
+        list(range(50, 5, -1)),
+        list(axis_seeds(30, 0)),
         [5],
         {"count": 1000, "start": 5},
         {"random": 4, "key": 7},

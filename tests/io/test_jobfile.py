@@ -92,6 +92,16 @@ def test_null_takes_away_and_nothing_says_nothing(tmp_path: Path) -> None:
     assert _read(path).data == {"run": {"budget": 1}, "grid": {"guidance_scale": [2]}, "output": None}
 
 
+def test_a_template_may_stand_for_an_inherited_column(tmp_path: Path) -> None:
+    """null reaches into a mapping, so one inherited column can go and the others stay."""
+    path = _write(
+        tmp_path,
+        job="extends: base.yaml\nprompts: {columns: {prompt: null}, template: '{scene}'}\n",
+        base="prompts: {columns: {prompt: caption, id: key}}\n",
+    )
+    assert _read(path).data == {"prompts": {"columns": {"id": "key"}, "template": "{scene}"}}
+
+
 def test_relative_paths_belong_to_the_file_that_says_them(tmp_path: Path) -> None:
     """Tables, run directory and certificates are found from wherever the command is run; --set's from there."""
     path = _write(
