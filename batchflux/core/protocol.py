@@ -41,7 +41,9 @@ __all__ = [
     "build_result",
     "build_submit",
     "decipher_balance",
+    "decipher_list",
     "decipher_models",
+    "decipher_prediction",
     "decipher_price",
     "decipher_result",
     "decipher_submit",
@@ -231,10 +233,44 @@ def _refusal(status: int, envelope: Mapping[str, Any], answer: HttpAnswer) -> Re
             return Unanswered(fault=_unknown(message))
 
 
+def decipher_list(answer: HttpAnswer | TransportFault, name: str) -> list[Any] | Fault:
+    """Return the list that an answer's `data` holds under a name, or why there is none."""
+    if isinstance(answer, TransportFault):
+        return Fault(kind="network", message=clip(answer.message))
+    fault = _query_fault(answer)
+    if fault is not None:
+        return fault
+    data = _ok_data(answer)
+    found = data.get(name) if isinstance(data, dict) else None
+    if not isinstance(found, list):
+        return Fault(kind="bad_response", message=f"HTTP 200 with a body that holds no {name}")
+    return found
+
+
+def decipher_prediction(data: Any) -> Prediction | None:
+    """Return a prediction from one entry of a listing, or None where it has no usable id."""
+    return _prediction(data) if isinstance(data, dict) else None
+
+
 def decipher_result(answer: HttpAnswer | TransportFault, prediction_id: str) -> Prediction | Fault:
     """Return the prediction asked for, or why this answer doesn't tell of it; a Fault here ends no cell by itself."""
     if isinstance(answer, TransportFault):
         return Fault(kind="network", message=clip(answer.message))
+    fault = _query_fault(answer)
+    if fault is not None:
+        return fault
+    envelope = parse_object(answer.body)
+    data = envelope.get("data") if envelope is not None else None
+    prediction = _prediction(data) if isinstance(data, dict) else None
+    if prediction is None:
+        return Fault(kind="bad_response", message="HTTP 200 with a body that holds no prediction")
+    if prediction.id != prediction_id:
+        return Fault(kind="bad_response", message=f"asked for {prediction_id}, was told of {prediction.id}")
+    return prediction
+
+
+def _query_fault(answer: HttpAnswer) -> Fault | None:
+    """Return why an answer to a query tells nothing, by HTTP status and by the envelope's code; None where it may."""
     envelope = parse_object(answer.body)
     code = envelope.get("code") if envelope is not None else None
     status = answer.status if answer.status != 200 or not isinstance(code, int) else code
@@ -252,13 +288,7 @@ def decipher_result(answer: HttpAnswer | TransportFault, prediction_id: str) -> 
         return Fault(
             kind=kind, message=message, code=status, retry_after_s=retry_after_s(answer.retry_after, date=answer.date)
         )
-    data = envelope.get("data") if envelope is not None else None
-    prediction = _prediction(data) if isinstance(data, dict) else None
-    if prediction is None:
-        return Fault(kind="bad_response", message="HTTP 200 with a body that holds no prediction")
-    if prediction.id != prediction_id:
-        return Fault(kind="bad_response", message=f"asked for {prediction_id}, was told of {prediction.id}")
-    return prediction
+    return None
 
 
 def is_final(prediction: Prediction) -> bool:
