@@ -1,0 +1,126 @@
+"""Finds out what became of submissions that nobody answered, together, while the run goes on.
+
+It waits until the service must have settled, lists the account's history twice, and hands the settled listing to
+`core.reconcile`. Submits nothing: adopted cells and proven absences go back to the workers, the rest is held.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Collection, Mapping
+from dataclasses import dataclass, field
+
+from batchflux.core.history import HistoryItem, build_history, decipher_history
+from batchflux.core.model import Fault
+from batchflux.core.reconcile import LostSubmission, Verdicts, judge
+from batchflux.core.retry import Backoff
+from batchflux.engine.ports import Observer, Transport
+
+__all__ = ["Reconciler"]
+
+# Where no answer has told how far the service's clock is from ours.
+_UNKNOWN_SKEW_MS = 15 * 60_000
+_KNOWN_SKEW_MS = 5_000
+_MAX_PAGES = 1000
+_TRIES = 6
+_BACKOFF = Backoff(first_s=2.0, most_s=60.0, jitter=0.3)
+
+
+@dataclass(kw_only=True)
+class Reconciler:
+    """One run's reconciliation. `settle_s` is how long the service may still be at work on a lost submission.
+
+    `known_ids(since_ms)` gives every prediction id that this run was ever given since a moment; `clock_offset_ms()`
+    the service's clock minus ours, None where nothing has told; `quiet_before(ms)` returns once no POST that left
+    before a moment of our clock is open. `resolved` takes the verdicts.
+    """
+
+    transport: Transport
+    observer: Observer
+    base_url: str
+    settle_s: float
+    listed_params: Mapping[str, frozenset[str]] | None
+    known_ids: Callable[[int], Awaitable[Collection[str]]]
+    clock_offset_ms: Callable[[], int | None]
+    quiet_before: Callable[[int], Awaitable[None]]
+    resolved: Callable[[Verdicts | Fault, tuple[LostSubmission, ...]], None]
+    wall_ms: Callable[[], int]
+    dice: Callable[[], float]
+    _lost: list[LostSubmission] = field(default_factory=list)
+    _news: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def add(self, lost: LostSubmission) -> None:
+        """Take in a submission without an answer."""
+        self._lost.append(lost)
+        self._news.set()
+
+    async def run(self) -> None:
+        """Resolve what is lost, batch by batch, until cancelled."""
+        while True:
+            while not self._lost:
+                self._news.clear()
+                await self._news.wait()
+            batch = await self._settled()
+            verdicts = await self._judge(batch)
+            self.resolved(verdicts, batch)
+
+    async def _settled(self) -> tuple[LostSubmission, ...]:
+        """Wait for the oldest to settle, and take all that have by then."""
+        settle_ms = round(self.settle_s * 1000)
+        ready_ms = min(each.seen_at_ms for each in self._lost) + settle_ms
+        await asyncio.sleep(max(0.0, (ready_ms - self.wall_ms()) / 1000))
+        now_ms = max(self.wall_ms(), ready_ms)
+        batch = tuple(each for each in self._lost if each.seen_at_ms + settle_ms <= now_ms)
+        self._lost = [each for each in self._lost if each.seen_at_ms + settle_ms > now_ms]
+        return batch
+
+    async def _judge(self, batch: tuple[LostSubmission, ...]) -> Verdicts | Fault:
+        """Return the verdicts on a batch, or why the history can't be had."""
+        after_ms, before_ms = self._span(batch)
+        await self.quiet_before(max(each.seen_at_ms for each in batch))
+        fault = Fault(kind="unknown_outcome", message="the history was not asked")
+        seen: frozenset[str] | None = None
+        for tries in range(1, _TRIES + 1):
+            listing = await self._list(batch, after_ms=after_ms, before_ms=before_ms)
+            if isinstance(listing, Fault):
+                fault, seen = listing, None
+                self.observer.note("history", error_kind=fault.kind, error=fault.message)
+                if fault.kind in ("not_found", "auth"):
+                    return fault
+                await asyncio.sleep(_BACKOFF.wait_for(fault, tries, dice=self.dice()))
+                continue
+            ids = frozenset(item.prediction.id for item in listing)
+            if ids == seen:
+                known = await self.known_ids(after_ms)
+                return judge(batch, listing, known_ids=known, listed_params=self.listed_params)
+            fault, seen = Fault(kind="unknown_outcome", message="two listings of the history never agreed"), ids
+            await asyncio.sleep(self.settle_s / 6)
+        return fault
+
+    def _span(self, batch: tuple[LostSubmission, ...]) -> tuple[int, int]:
+        """Return the span of the service's clock in which the batch can have been accepted, in milliseconds."""
+        offset = self.clock_offset_ms()
+        skew_ms = _UNKNOWN_SKEW_MS if offset is None else _KNOWN_SKEW_MS
+        shift = offset or 0
+        first = min(each.sent_at_ms for each in batch) + shift - skew_ms
+        last = max(each.seen_at_ms for each in batch) + shift + skew_ms + round(self.settle_s * 1000)
+        return first, last
+
+    async def _list(
+        self, batch: tuple[LostSubmission, ...], *, after_ms: int, before_ms: int
+    ) -> tuple[HistoryItem, ...] | Fault:
+        """Return all pages of the history in a span, each prediction once, or why one of them couldn't be had."""
+        models = {each.model for each in batch}
+        model = next(iter(models)) if len(models) == 1 else None
+        found: dict[str, HistoryItem] = {}
+        for page in range(1, _MAX_PAGES + 1):
+            request = build_history(self.base_url, page=page, after_ms=after_ms, before_ms=before_ms, model=model)
+            answer = decipher_history(await self.transport.send(request))
+            if isinstance(answer, Fault):
+                return answer
+            if answer.is_odd:
+                return Fault(kind="bad_response", message="the history holds entries that are no predictions")
+            fresh = [item for item in answer.items if item.prediction.id not in found]
+            if not fresh:
+                # The end: an empty page, or one that a service repeats which doesn't look at the page's number.
+                return tuple(found.values())
+            found.update((item.prediction.id, item) for item in fresh)
+        return Fault(kind="bad_response", message=f"the history has more than {_MAX_PAGES} pages")

@@ -1,0 +1,81 @@
+"""What a listing proves about lost submissions, and what it never proves."""
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from batchflux.core.history import HistoryItem, HistoryPage, build_history, decipher_history
+from batchflux.core.model import Fault, Params, Prediction
+from batchflux.core.protocol import HttpAnswer, TransportFault
+from batchflux.core.reconcile import LostSubmission, judge
+
+MODEL = "wavespeed-ai/flux-kontext-max/text-to-image"
+
+
+def lost(cell: str, body: Params, *, sent: int = 0) -> LostSubmission:
+    """Return a submission without an answer."""
+    return LostSubmission(cell_id=cell, index=0, model=MODEL, body=body, sent_at_ms=sent, seen_at_ms=sent)
+
+
+def listed(prediction_id: str, inputs: Params | None, *, model: str | None = MODEL) -> HistoryItem:
+    """Return a prediction of the history."""
+    prediction = Prediction(id=prediction_id, status="completed", model=model, created_at_ms=1)
+    return HistoryItem(prediction=prediction, inputs=inputs)
+
+
+bodies = st.fixed_dictionaries({"prompt": st.sampled_from("abc"), "seed": st.integers(0, 2)})
+
+
+@given(st.lists(bodies, max_size=8), st.lists(bodies, max_size=8), st.sets(st.integers(0, 7)))
+def test_with_inputs_equal_bodies_match_one_to_one_and_the_rest_is_proven_absent(
+    sent: list[Params], made: list[Params], known: set[int]
+) -> None:
+    """Every lost submission gets a prediction of its own body, or none is left unknown that has it; nothing is held."""
+    submissions = [lost(f"c{place}", body, sent=place) for place, body in enumerate(sent)]
+    listing = [listed(f"p{place}", body) for place, body in enumerate(made)]
+    known_ids = {f"p{place}" for place in known}
+    verdicts = judge(submissions, listing, known_ids=known_ids)
+    assert verdicts.held == ()
+    assert len(verdicts.adopted) + len(verdicts.absent) == len(sent)
+    used = [each.item.prediction.id for each in verdicts.adopted]
+    assert len(set(used)) == len(used)
+    assert not set(used) & known_ids
+    assert all(each.item.inputs == each.lost.body for each in verdicts.adopted)
+    left = [item.inputs for item in listing if item.prediction.id not in {*used, *known_ids}]
+    assert all(each.body not in left for each in verdicts.absent)
+
+
+def test_without_inputs_nothing_is_adopted_however_likely() -> None:
+    """One submission, one unknown prediction: still held; nothing unknown listed: proven absent."""
+    alone = [lost("c", {"prompt": "a"})]
+    held = judge(alone, [listed("p1", None)], known_ids=())
+    assert [(each.lost.cell_id, each.candidates) for each in held.held] == [("c", ("p1",))]
+    assert judge(alone, [listed("p1", None)], known_ids={"p1"}).absent == tuple(alone)
+    assert judge(alone, [], known_ids=()).absent == tuple(alone)
+    assert judge(alone, [listed("p1", None, model="another/model")], known_ids=()).absent == tuple(alone)
+
+
+def test_defaults_and_parameters_that_the_service_drops_make_no_difference() -> None:
+    """The history may leave defaults out or fill them in, and holds nothing of what the service dropped."""
+    said = [lost("c", {"prompt": "a", "guidance_scale": 3.5, "safety_tolerance": "4"})]
+    kept = {MODEL: frozenset({"prompt", "guidance_scale", "seed"})}
+    bare = [listed("p", {"prompt": "a"})]
+    assert judge(said, bare, known_ids=(), listed_params=kept).adopted
+    assert judge(said, bare, known_ids=()).absent == tuple(said)
+
+
+def test_a_listing_asks_for_its_span_and_tells_what_is_odd() -> None:
+    """The request is the documented one with inputs asked for; a page with entries that are none is odd."""
+    request = build_history("http://x/api/v3", page=2, after_ms=0, before_ms=1500, model=None)
+    assert request.url == "http://x/api/v3/predictions"
+    assert request.body == (
+        b'{"page":2,"page_size":100,"created_after":"1970-01-01T00:00:00.000Z",'
+        b'"created_before":"1970-01-01T00:00:01.500Z","include_inputs":true}'
+    )
+    body = b'{"code":200,"data":{"items":[{"id":"a","status":"created","input":{"prompt":"x"}},7]}}'
+    page = decipher_history(HttpAnswer(status=200, body=body))
+    assert isinstance(page, HistoryPage)
+    assert page.is_odd
+    assert page.items[0].inputs == {"prompt": "x"}
+    for answer in (HttpAnswer(status=404, body=b"{}"), HttpAnswer(status=200, body=b'{"code":200,"data":{}}')):
+        assert isinstance(decipher_history(answer), Fault)
+    assert isinstance(decipher_history(TransportFault(sent=True, message="reset")), Fault)
