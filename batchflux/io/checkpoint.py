@@ -132,18 +132,19 @@ class CheckpointWriter:
                 failed = self._seal_failure
                 raise StorageError(failed.path, doing=failed.doing, cause=failed.cause) from failed
             self._journal.raise_failure()
-            self._let_go()
             try:
-                if self._old is None and self._journal.facts:
+                await self._in_sealer(self._publish_old)  # of a seal that was cancelled
+                self._let_go()
+                if self._journal.facts:
                     await self._in_sealer(self._make_ready)
                     self._turn()
-                await self._in_sealer(self._publish_old)
+                    await self._in_sealer(self._publish_old)
+                    self._let_go()
             except StorageError as error:
                 self._seal_failure = error
                 if self._old is not None and self._old.has_failed:
                     self._journal.poison(self._old)
                 raise
-            self._let_go()
 
     async def close(self) -> None:
         """Seal, flush and let go of the files. They are let go of whatever happens; raise StorageError."""
@@ -179,7 +180,10 @@ class CheckpointWriter:
             return
         old.sync()
         old.raise_failure()
-        scan = scan_journal(read_bytes(old.path))
+        try:
+            scan = scan_journal(read_bytes(old.path))
+        except FileNotFoundError as error:  # somebody removed it; its flushed facts are gone with it
+            raise StorageError(old.path, doing="seal the journal", cause=error) from error
         if len(scan.payloads) != old.facts:
             cause = OSError(errno.EIO, "it does not read back as it was written")
             raise StorageError(old.path, doing="seal the journal", cause=cause)
@@ -191,9 +195,9 @@ class CheckpointWriter:
             predecessor=self._digest,
         )
         self._is_digest_named = False
-        remove(old.path)
         self._sealed.append(old)
         self._old = None
+        remove(old.path)
 
     def _let_go(self) -> None:
         """Close what is sealed, and let the current journal name the last part. In the event loop's thread."""

@@ -63,7 +63,9 @@ def recover(run_dir: Path, *, job_id: str) -> Recovered:
             damage.extend(_drop_sealed(path, part=parts[sequence]))
             continue
         scan = scan_journal(read_bytes(path))
-        _check_place(run_dir, path=path, scan=scan, job_id=job_id, sequence=last + 1, predecessor=last_digest)
+        misplaced = _misplaced(path, scan, job_id=job_id, sequence=last + 1, predecessor=last_digest)
+        if misplaced is not None:
+            raise CheckpointDamaged(run_dir, damage=[*damage, f"{_name(path)}: {misplaced}"])
         if scan.damage:
             damage.append(f"{_name(_set_aside(path))}: {scan.damage}; {_LOST}")
         if not scan.payloads and not scan.damage and sequence == max(journals):
@@ -94,22 +96,19 @@ def _drop_sealed(path: Path, *, part: Path) -> list[str]:
     return []
 
 
-def _check_place(
-    run_dir: Path, *, path: Path, scan: JournalScan, job_id: str, sequence: int, predecessor: str | None
-) -> None:
-    """Raise CheckpointDamaged for a journal that can't follow the last part: nothing is changed then."""
+def _misplaced(path: Path, scan: JournalScan, *, job_id: str, sequence: int, predecessor: str | None) -> str | None:
+    """Tell why a journal can't follow the last part; None where it can."""
     match scan.header:
         case None:
-            reason = scan.damage
+            return scan.damage
         case JournalHeader(job_id=other) if other != job_id:
-            reason = f"belongs to another job ({other}, not {job_id})"
-        case JournalHeader(sequence=other) if other != sequence or journal_path(run_dir, other).name not in path.name:
-            reason = f"is number {other}, where {sequence} comes next: parts or journals are missing"
+            return f"belongs to another job ({other}, not {job_id})"
+        case JournalHeader(sequence=other) if other != sequence or journal_path(path, other).name not in path.name:
+            return f"is number {other}, where {sequence} comes next: parts or journals are missing"
         case JournalHeader(predecessor=other) if other not in (None, predecessor):
-            reason = "was begun after another part than the one before it: a part is missing or was replaced"
+            return "was begun after another part than the one before it: a part is missing or was replaced"
         case _:
-            return
-    raise CheckpointDamaged(run_dir, damage=[f"{_name(path)}: {reason}"])
+            return None
 
 
 def _set_aside(path: Path) -> Path:

@@ -122,7 +122,15 @@ class DyingDisk:
         with monkeypatch.context() as patch:
             for name, call in real.items():
                 patch.setattr(os, name, self._guarded(name, call))
+            patch.setattr(os, "close", self._closing(os.close))
             yield self
+
+    def _closing(self, close: Callable[[int], None]) -> Callable[[int], None]:
+        def closing(fd: int) -> None:
+            self._open.pop(fd, None)  # the number may be another file's next
+            close(fd)
+
+        return closing
 
     def _guarded(self, name: str, call: Callable[..., Any]) -> Callable[..., Any]:
         def guarded(*args: Any, **kwargs: Any) -> Any:
