@@ -147,7 +147,9 @@ def decipher_part(data: bytes, *, columns: Sequence[str] | None = None) -> Part:
         there = set(file.schema_arrow.names)
         table = file.read(columns=[name for name in names if name in there], use_threads=False)
         return Part(**metadata, facts=_conform(table, names=names))
-    except (pa.ArrowException, OSError) as error:  # pyarrow raises OSError for pages that fail their check
+    except PartError:
+        raise
+    except (pa.ArrowException, OSError, ValueError, KeyError) as error:  # a page that fails its check is an OSError
         raise PartError(f"fails its check: {error}") from error
 
 

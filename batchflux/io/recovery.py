@@ -103,7 +103,9 @@ def _misplaced(path: Path, scan: JournalScan, *, job_id: str, sequence: int, pre
             return scan.damage
         case JournalHeader(job_id=other) if other != job_id:
             return f"belongs to another job ({other}, not {job_id})"
-        case JournalHeader(sequence=other) if other != sequence or journal_path(path, other).name not in path.name:
+        case JournalHeader(sequence=other) if other != sequence or not path.name.endswith(
+            journal_path(path, other).name
+        ):
             return f"is number {other}, where {sequence} comes next: parts or journals are missing"
         case JournalHeader(predecessor=other) if other not in (None, predecessor):
             return "was begun after another part than the one before it: a part is missing or was replaced"

@@ -279,6 +279,30 @@ def test_a_file_that_vanishes_is_found_as_its_part(tmp_path: Path, monkeypatch: 
     assert len(sealed) == 1
 
 
+def test_a_reader_never_sees_a_fact_without_those_before_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Facts written to the old journal and then to the new one, while a reader is between the two, keep their order."""
+    make_run(tmp_path, cells=1)
+    journals = [
+        Journal.create(journal_path(tmp_path, sequence), header=JournalHeader(job_id=JOB, sequence=sequence))
+        for sequence in (2, 3)
+    ]
+    reads: list[Path] = []
+
+    def write_between(path: Path) -> bytes:
+        data = read_bytes(path)
+        reads.append(path)
+        if len(reads) == 1:
+            for number, journal in enumerate(journals, start=1):
+                journal.append(make_fact(number))
+        return data
+
+    monkeypatch.setattr(facts_module, "read_bytes", write_between)
+    assert cell_numbers(read_facts(tmp_path)) == [0, 1]
+    assert cell_numbers(read_facts(tmp_path)) == [0, 1, 2]
+    for journal in journals:
+        journal.close()
+
+
 def test_files_that_keep_vanishing_are_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A reader doesn't look for ever."""
     make_run(tmp_path, cells=1)
