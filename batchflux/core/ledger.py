@@ -65,21 +65,20 @@ def compact(facts: pa.Table) -> pa.Table:
     """Return the facts that `fold` of these and of any later ones can still need, in their order.
 
     `fold(concat(compact(a), b))` has the rows of `fold(concat(a, b))`: what merges parts, and what folds a history
-    in the memory of its cells instead of its facts. Kept are a cell's last state, last intent and, for each attempt,
-    last FILES fact.
+    in the memory of its cells instead of its facts. Kept are a cell's last state, for each attempt its last FILES
+    fact, and its last intent where the table has a column that comes from there.
     """
     if facts.num_rows == 0:
         return facts
     codes, cells = _codes(facts.column("cell_id"))
     is_intent, is_files = _kinds(facts)
     files_rows = np.flatnonzero(is_files)
-    pairs = np.stack([codes[files_rows], _int64(facts.column("attempt"))[files_rows]])
-    _, from_the_end = np.unique(pairs[:, ::-1], axis=1, return_index=True)
-    chosen = [
-        files_rows[::-1][from_the_end],
-        _last_rows(codes, rows=np.flatnonzero(~is_files), cells=cells),
-        _last_rows(codes, rows=np.flatnonzero(is_intent), cells=cells),
-    ]
+    attempts, ranks = np.unique(_int64(facts.column("attempt")), return_inverse=True)
+    pairs = codes * len(attempts) + ranks  # a cell and an attempt as one number
+    _, from_the_end = np.unique(pairs[files_rows][::-1], return_index=True)
+    chosen = [files_rows[::-1][from_the_end], _last_rows(codes, rows=np.flatnonzero(~is_files), cells=cells)]
+    if not set(_FROM_INTENT).isdisjoint(facts.column_names):
+        chosen.append(_last_rows(codes, rows=np.flatnonzero(is_intent), cells=cells))
     rows = np.unique(np.concatenate(chosen))
     rows = rows[rows >= 0]
     return pa.Table.from_arrays([_gather(column, rows) for column in facts.columns], schema=facts.schema)

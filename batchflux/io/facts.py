@@ -42,8 +42,8 @@ _JOURNAL_NAME: Final = re.compile(rf"(?:{DAMAGED_PREFIX})?(\d{{8}})\.journal")
 # A read is begun anew when a file vanishes under it, which takes a seal each time; so many in a row are no accident.
 _MAX_READS: Final = 50
 
-# Facts held before they are compacted, in rows: some hundred bytes each, so some tens of megabytes.
-_COMPACT_ABOVE_ROWS: Final = 200_000
+# Rows held before they are compacted, of 100 bytes (a few columns) to 400 (all); sooner costs more than it saves.
+_COMPACT_ABOVE_ROWS: Final = 500_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -86,6 +86,9 @@ def test_compact_keeps_order_and_drops_what_is_past() -> None:
     kinds = [FactKind.INTENT, FactKind.RELEASED, FactKind.INTENT, FactKind.ACCEPTED, FactKind.OUTCOME, FactKind.FILES]
     kept = compact(as_table([make_fact(1, kind=kind, latency_ms=place) for place, kind in enumerate(kinds)]))
     assert kept.column("latency_ms").to_pylist() == [2, 4, 5]
+    without_intents = as_table([make_fact(1, kind=kind, latency_ms=place) for place, kind in enumerate(kinds)])
+    kept = compact(without_intents.select([*FOLD_COLUMNS, "latency_ms"]))
+    assert kept.column("latency_ms").to_pylist() == [4, 5]
 
 
 def test_fold_over_many_chunks_and_slices() -> None:
