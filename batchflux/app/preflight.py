@@ -29,10 +29,13 @@ __all__ = ["Preflight", "ask_service", "prices_of"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Preflight:
-    """What the service said: the balance and each model's price an image in micro-USD (None where it didn't say)."""
+    """What the service said: the balance and each model's price an image in micro-USD (None where it didn't say).
+
+    `listed_params` are the request parameters that it takes, by model."""
 
     balance_micro_usd: int | None
     prices_micro_usd: Mapping[str, int]
+    listed_params: Mapping[str, frozenset[str]] = field(default_factory=dict)
     warnings: tuple[str, ...] = field(default=())
 
 
@@ -59,7 +62,12 @@ async def ask_service(transport: Transport, spec: JobSpec, grid: Grid, *, base_u
     for model in spec.models:
         if model not in prices and spec.run.price_micro_usd is None:
             warnings.append(f"the service quotes no price for {model}; its list price is assumed")
-    return Preflight(balance_micro_usd=balance_micro_usd, prices_micro_usd=prices, warnings=tuple(warnings))
+    return Preflight(
+        balance_micro_usd=balance_micro_usd,
+        prices_micro_usd=prices,
+        listed_params=_listed(spec, schemas or {}),
+        warnings=tuple(warnings),
+    )
 
 
 def prices_of(spec: JobSpec, quoted: Mapping[str, int]) -> dict[str, int]:
@@ -75,6 +83,12 @@ def prices_of(spec: JobSpec, quoted: Mapping[str, int]) -> dict[str, int]:
             raise UsageError(f"nothing tells the price of {model}: say it as run.price, in USD an image")
         prices[model] = price
     return prices
+
+
+def _listed(spec: JobSpec, schemas: Mapping[str, Mapping[str, Any]]) -> dict[str, frozenset[str]]:
+    """Return model -> the names of the parameters that the service lists for it."""
+    found = {model: schemas[model].get("properties") for model in spec.models if model in schemas}
+    return {model: frozenset(listed) for model, listed in found.items() if isinstance(listed, dict)}
 
 
 def _check_schemas(spec: JobSpec, grid: Grid, schemas: Mapping[str, Mapping[str, Any]]) -> list[str]:

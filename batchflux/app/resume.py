@@ -17,8 +17,12 @@ from batchflux.core.grid import Grid, Order
 from batchflux.core.ledger import cell_keys
 from batchflux.core.model import CellStatus
 from batchflux.core.progress import EXCLUDED, STATUS_CODES, StatusArray
+from batchflux.core.resolution import Unresolved
 
 __all__ = ["Known", "lay_over"]
+
+# The longest that a POST can be open (io.client): one whose process died left within this of its intent.
+_POST_MS = 60_000
 
 Indexes = npt.NDArray[np.int64]
 
@@ -72,6 +76,28 @@ class Known:
             rows = self.facts.select(columns).take(pa.array(some)).to_pylist()
             for index, row in zip(self.indexes[some].tolist(), rows, strict=True):
                 yield index, _state(row)
+
+    def lost(self, *, now_ms: int) -> Iterator[tuple[int, Unresolved]]:
+        """Yield (grid index, lost submission) of the cells whose last submission was not answered."""
+        places = self.places(CellStatus.UNKNOWN)
+        columns = ["cell_id", "attempt", "attempts", "cost_micro_usd", "price_micro_usd", "at", "submitted_at"]
+        for index, row in zip(
+            self.indexes[places].tolist(), self.facts.select(columns).take(pa.array(places)).to_pylist(), strict=True
+        ):
+            price = row["price_micro_usd"] or 0
+            at_ms = _epoch_ms(row["at"]) or now_ms
+            yield (
+                index,
+                Unresolved(
+                    cell_id=row["cell_id"],
+                    before=CellState(attempts=row["attempts"] or 0, cost_micro_usd=row["cost_micro_usd"] - price),
+                    attempt=row["attempt"],
+                    price_micro_usd=price,
+                    # A fact's own moment is the intent's, or when it was given up: at most a POST's time later.
+                    sent_at_ms=_epoch_ms(row["submitted_at"]) or at_ms - _POST_MS,
+                    seen_at_ms=min(now_ms, at_ms + _POST_MS),
+                ),
+            )
 
     def pending(self, grid: Grid, order: Order) -> Iterator[int]:
         """Yield the indexes of cells that are pending when they are come to, in the order of the run."""

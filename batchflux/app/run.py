@@ -15,6 +15,9 @@ from contextlib import ExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.compute as pc
+
 from batchflux.app.job import Job
 from batchflux.app.plan import Plan, make_plan
 from batchflux.app.preflight import Preflight, ask_service, prices_of
@@ -29,12 +32,13 @@ from batchflux.core.limits import AUTO_MOST, Breaker, Health, Pace, Window
 from batchflux.core.model import CellStatus
 from batchflux.core.origin import host_of, is_loopback_host
 from batchflux.core.progress import STATUS_CODES, Progress
+from batchflux.core.resolution import Unresolved
 from batchflux.engine.control import Admission
 from batchflux.engine.downloading import DownloadPool
 from batchflux.engine.local import Engine
 from batchflux.engine.observers import Several
 from batchflux.engine.ports import Download, Observer, StopReason, Work
-from batchflux.io.checkpoint import CheckpointWriter
+from batchflux.io.checkpoint import CheckpointWriter, read_facts
 from batchflux.io.client import ApiKey, Client
 from batchflux.io.downloads import Downloader
 from batchflux.io.lock import RunLock
@@ -50,6 +54,8 @@ _DISK_EVERY_S = 10.0
 # The manifest is refreshed only while that costs less than a hundredth of the time since the last one.
 _MANIFEST_SHARE = 0.01
 _MANIFEST_EVERY_S = 60.0
+# The history reaches back a week (documentation), so no older id can be listed.
+_WEEK_MS = 7 * 24 * 3600 * 1000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -148,6 +154,7 @@ class _Session:
     started: float
     spent_before: int
     is_loopback: bool
+    listed_params: Mapping[str, frozenset[str]]
 
 
 def _place(job: Job, options: RunOptions) -> tuple[Job, bool]:
@@ -178,8 +185,6 @@ def _take_up(known: Known, job: Job, options: RunOptions) -> None:
     again = []
     if options.retry_failed:
         again.append(CellStatus.FAILED)
-    if options.resubmit_unknown or job.spec.run.on_unknown == "resubmit":
-        again.append(CellStatus.UNKNOWN)
     if again:
         known.statuses[known.indexes[known.places(*again)]] = STATUS_CODES[CellStatus.PENDING]
 
@@ -197,7 +202,7 @@ async def _prepare(
     """Ask the service, say what will be spent, and ask the user. Raises before anything is spent."""
     to_pay = 0 if options.download_only else make_plan(job, known=known).to_pay
     preflight = Preflight(balance_micro_usd=None, prices_micro_usd={})
-    if to_pay:
+    if to_pay or known.places(CellStatus.UNKNOWN).size:
         preflight = await ask_service(client, job.spec, job.grid, base_url=base_url)
     prices = prices_of(job.spec, preflight.prices_micro_usd) if to_pay else {}
     plan = make_plan(job, known=known, prices=prices)
@@ -229,6 +234,7 @@ async def _prepare(
         started=time.monotonic(),
         spent_before=spent,
         is_loopback=is_loopback,
+        listed_params=preflight.listed_params,
     )
 
 
@@ -316,6 +322,10 @@ async def _spend(
             max_attempts=spec.run.max_attempts,
             timeout_s=spec.run.timeout_s,
             most_workers=min(concurrency or AUTO_MOST, max(1, progress.n_cells - progress.n_done)),
+            settle_s=spec.api.settle_s,
+            known_ids=_known_ids(job),
+            listed_params=session.listed_params,
+            resubmits_unknown=options.resubmit_unknown or spec.run.on_unknown == "resubmit",
             price_of=lambda work: session.prices.get(work.cell.model, 0) * work.cell.images,
             wall_ms=_wall_ms,
             dice=dice,
@@ -324,9 +334,10 @@ async def _spend(
         admission.expected_s = engine.expected_s
         observer.note("start", cells=progress.n_cells, pending=progress.counts[CellStatus.PENDING])
         work = iter(()) if options.download_only else _work(job, known, options)
+        lost = [] if options.download_only else _lost(job, known)
         with _signals(admission):
             try:
-                stop = await engine.run(work)
+                stop = await engine.run(work, lost)
             finally:
                 observer.tick(progress)
                 observer.note("stop", **{str(status): count for status, count in progress.counts.items()})
@@ -350,6 +361,27 @@ def _work(job: Job, known: Known, options: RunOptions) -> Iterator[Work]:
             # Failed cells get max_attempts anew; what they have cost stays counted.
             state = replace(state, attempts=0) if state.attempts else state
         yield _work_of(job, index, state)
+
+
+def _lost(job: Job, known: Known) -> list[tuple[Work, Unresolved]]:
+    """Return the submissions whose answers an earlier run didn't hear, with their cells."""
+    return [(_work_of(job, index, lost.before), lost) for index, lost in known.lost(now_ms=_wall_ms())]
+
+
+def _known_ids(job: Job) -> Callable[[int], Awaitable[Mapping[str, int | None]]]:
+    """Return what tells every prediction id that the run was given since a moment, by the service's time of it."""
+
+    def read(since_ms: int) -> dict[str, int | None]:
+        facts = read_facts(job.run_dir, columns=["at", "prediction_id", "created_at"])
+        since = pa.scalar(since_ms - _WEEK_MS, pa.timestamp("ms", tz="UTC"))
+        recent = facts.filter(pc.and_(pc.is_valid(facts["prediction_id"]), pc.greater_equal(facts["at"], since)))
+        times = pc.cast(recent["created_at"], pa.int64()).to_pylist()
+        return dict(zip(recent["prediction_id"].to_pylist(), times, strict=True))
+
+    async def known_ids(since_ms: int) -> Mapping[str, int | None]:
+        return await asyncio.to_thread(read, since_ms)
+
+    return known_ids
 
 
 def _work_of(job: Job, index: int, state: CellState) -> Work:

@@ -228,7 +228,13 @@ def _after_submission(intent: Fact, event: Answered, *, state: CellState, rules:
             )
             return _AfterSubmission(fact=fact, next="end", state=state, frees_micro_usd=price)
         case Unanswered(fault=fault):
-            fact = replace(bare, kind=FactKind.UNANSWERED, error_kind=fault.kind, error=fault.message)
+            fact = replace(
+                bare,
+                kind=FactKind.UNANSWERED,
+                submitted_at_ms=event.sent_at_ms,
+                error_kind=fault.kind,
+                error=fault.message,
+            )
             return _AfterSubmission(fact=fact, next="end", state=state)
         case Accepted(prediction=prediction):
             after = CellState(

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
+from batchflux.core.identity import canonical_json
 from batchflux.core.model import Fault, Prediction
 from batchflux.core.protocol import (
     HttpAnswer,
@@ -66,9 +67,18 @@ def decipher_history(answer: HttpAnswer | TransportFault) -> HistoryPage | Fault
         prediction = decipher_prediction(entry)
         if prediction is not None:
             given = [entry.get(name) for name in ("inputs", "input")]
-            inputs = next((value for value in given if isinstance(value, dict)), None)
+            inputs = next((value for value in given if isinstance(value, dict) and _is_json(value)), None)
             items.append(HistoryItem(prediction=prediction, inputs=inputs))
     return HistoryPage(items=tuple(items), is_odd=len(items) < len(found))
+
+
+def _is_json(value: Mapping[str, Any]) -> bool:
+    """Return whether a parsed value is JSON in the strict sense: Python's parser lets NaN and infinities through."""
+    try:
+        canonical_json(dict(value))
+    except (ValueError, RecursionError):
+        return False
+    return True
 
 
 def _rfc3339(at_ms: int) -> str:

@@ -6,12 +6,13 @@ Without inputs nothing is adopted, ever: the likeliest is not known, and a wrong
 eight cents.
 """
 
-from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
+from batchflux.core.catalog import known_model
 from batchflux.core.history import HistoryItem
-from batchflux.core.identity import Key, body_key
+from batchflux.core.identity import parameter_key
 from batchflux.core.model import Params
 
 __all__ = ["Adopted", "Held", "LostSubmission", "Verdicts", "judge"]
@@ -69,27 +70,47 @@ def judge(
     them, where known: what it drops in silence stands in no history.
     """
     fresh = {item.prediction.id: item for item in listing if item.prediction.id not in known_ids}
-    told = [item for item in fresh.values() if item.inputs is not None]
-    silent = [item for item in fresh.values() if item.inputs is None]
-    by_key: dict[Key, list[HistoryItem]] = defaultdict(list)
-    for item in sorted(told, key=lambda item: (item.prediction.created_at_ms or 0, item.prediction.id)):
-        by_key[_key(item.prediction.model or "", item.inputs or {}, listed_params)].append(item)
+    left = sorted(fresh.values(), key=lambda item: (item.prediction.created_at_ms or 0, item.prediction.id))
     adopted: list[Adopted] = []
+    undecided: list[LostSubmission] = []
+    for each in sorted(lost, key=lambda each: (each.sent_at_ms, each.cell_id)):
+        item = next((item for item in left if _likeness(each, item, listed_params) == "same"), None)
+        if item is None:
+            undecided.append(each)
+        else:
+            left.remove(item)
+            adopted.append(Adopted(lost=each, item=item))
     absent: list[LostSubmission] = []
     held: list[Held] = []
-    for each in sorted(lost, key=lambda each: (each.sent_at_ms, each.cell_id)):
-        equal = by_key.get(_key(each.model, each.body, listed_params))
-        could_be = tuple(item.prediction.id for item in silent if item.prediction.model in (None, each.model))
-        if equal:
-            adopted.append(Adopted(lost=each, item=equal.pop(0)))
-        elif could_be:
-            held.append(Held(lost=each, candidates=could_be))
+    for each in undecided:
+        unclear = tuple(item.prediction.id for item in left if _likeness(each, item, listed_params) == "unclear")
+        if unclear:
+            held.append(Held(lost=each, candidates=unclear))
         else:
             absent.append(each)
     return Verdicts(adopted=tuple(adopted), absent=tuple(absent), held=tuple(held))
 
 
-def _key(model: str, body: Params, listed_params: Mapping[str, frozenset[str]] | None) -> Key:
-    listed = (listed_params or {}).get(model)
-    kept = body if listed is None else {name: value for name, value in body.items() if name in listed}
-    return body_key(model, kept)
+def _likeness(
+    lost: LostSubmission, item: HistoryItem, listed_params: Mapping[str, frozenset[str]] | None
+) -> Literal["same", "other", "unclear"]:
+    """Say whether a prediction of the history is what was asked for.
+
+    A default said and a default left out are the same. What the history adds beyond the model's known parameters is
+    the service's own and makes no difference; what it lacks of ours might.
+    """
+    if item.prediction.model is not None and item.prediction.model != lost.model:
+        return "other"
+    if item.inputs is None:
+        return "unclear"
+    listed = (listed_params or {}).get(lost.model)
+    ours = {name: value for name, value in lost.body.items() if listed is None or name in listed}
+    wanted = {name: key for name, value in ours.items() if any(key := parameter_key(lost.model, name, value))}
+    found = {name: key for name, value in item.inputs.items() if any(key := parameter_key(lost.model, name, value))}
+    if any(wanted[name] != found[name] for name in wanted.keys() & found.keys()):
+        return "other"
+    model = known_model(lost.model)
+    more = found.keys() - wanted.keys()
+    if model is not None and any(name in model.parameters for name in more):
+        return "other"
+    return "unclear" if wanted.keys() - found.keys() or (more and model is None) else "same"

@@ -27,7 +27,7 @@ class StopSwitch:
     def __init__(self, changed: Callable[[], None]) -> None:
         self.reason: StopReason | None = None
         self.abandoned = asyncio.Event()
-        self._changed = changed
+        self.listeners = [changed]
 
     def stop(self, reason: StopReason, *, abandon: bool = False) -> None:
         """No new submissions from here on; with `abandon`, nothing in flight is waited for either."""
@@ -35,7 +35,8 @@ class StopSwitch:
             self.reason = reason
         if abandon:
             self.abandoned.set()
-        self._changed()
+        for listener in self.listeners:
+            listener()
 
 
 @dataclass(kw_only=True)
@@ -51,6 +52,7 @@ class Admission:
     until_s: float | None = None
     expected_s: Callable[[], float] = lambda: 0.0
     open_posts: int = 0
+    unresolved: int = 0
     cells_started: int = 0
     asking: asyncio.Lock = field(default_factory=asyncio.Lock)
     _news: asyncio.Event = field(default_factory=asyncio.Event)
@@ -94,8 +96,8 @@ class Admission:
             self.switch.stop(StopReason(kind="asked", message=f"--limit {self.max_cells} cells reached"))
         elif self.until_s is not None and now_s + self.expected_s() > self.until_s:
             self.switch.stop(StopReason(kind="asked", message="nothing more would be done by --until"))
-        elif not self.budget.can_reserve(price_micro_usd) and self.window.in_flight == 0:
-            # Only now: what was in flight might have freed its price.
+        elif not self.budget.can_reserve(price_micro_usd) and not self.window.in_flight and not self.unresolved:
+            # Only now: what was in flight or unresolved might have freed its price.
             spent, price = usd(self.budget.life_micro_usd), usd(price_micro_usd)
             self.switch.stop(
                 StopReason(kind="asked", message=f"the budget is used: {spent} spent or held, one more costs {price}")

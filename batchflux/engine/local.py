@@ -7,7 +7,7 @@ sends one again.
 
 import asyncio
 import json
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import assert_never
@@ -15,6 +15,7 @@ from typing import assert_never
 from batchflux.core.errors import BatchfluxError
 from batchflux.core.flow import (
     Answered,
+    CellState,
     Event,
     FlowRules,
     Looked,
@@ -25,7 +26,7 @@ from batchflux.core.flow import (
     Wait,
     cell_flow,
 )
-from batchflux.core.model import CellStatus, Fact, Fault, Prediction
+from batchflux.core.model import CellStatus, Fact, FactKind, Fault, Prediction
 from batchflux.core.polling import LatencyBook
 from batchflux.core.progress import Progress
 from batchflux.core.protocol import (
@@ -42,9 +43,13 @@ from batchflux.core.protocol import (
     decipher_submit,
     encode_body,
 )
+from batchflux.core.resolution import Unresolved
 from batchflux.engine.control import Admission
 from batchflux.engine.downloading import DownloadPool
 from batchflux.engine.ports import Download, Observer, Sink, StopReason, Transport, Work
+from batchflux.engine.reconciling import Reconciler
+from batchflux.engine.resolving import Resolver
+from batchflux.engine.source import WorkSource
 
 __all__ = ["Engine"]
 
@@ -82,23 +87,50 @@ class Engine:
     wall_ms: Callable[[], int]
     dice: Callable[[], float]
     pulse: Callable[[], Awaitable[None]]
+    settle_s: float
+    known_ids: Callable[[int], Awaitable[Mapping[str, int | None]]]
+    listed_params: Mapping[str, frozenset[str]] | None = None
+    resubmits_unknown: bool = False
 
     def __post_init__(self) -> None:
         self.books: dict[str, LatencyBook] = {}
+        self.resolver = Resolver(
+            sink=self.sink,
+            observer=self.observer,
+            admission=self.admission,
+            progress=self.progress,
+            wall_ms=self.wall_ms,
+            resubmits=self.resubmits_unknown,
+            reconciler=Reconciler(
+                transport=self.transport,
+                observer=self.observer,
+                base_url=self.base_url,
+                settle_s=self.settle_s,
+                listed_params=self.listed_params,
+                known_ids=self.known_ids,
+                wall_ms=self.wall_ms,
+                dice=self.dice,
+            ),
+        )
         self._known_ids: dict[str, None] = {}
         self._alike: tuple[str, int] = ("", 0)
 
-    async def run(self, work: Iterator[Work]) -> StopReason | None:
+    async def run(self, work: Iterator[Work], lost: Sequence[tuple[Work, Unresolved]] = ()) -> StopReason | None:
         """Run all work to its end, or until the admission's switch is turned; returns why it stopped early, if it did.
 
+        `lost` are submissions that an earlier run left without an answer: they are resolved while this one goes on.
         Raises StorageError where the disk refuses; what was durable stays durable.
         """
+        source = WorkSource(work, admission=self.admission)
+        self.resolver.give_to(source)
+        for item, unresolved in lost:
+            self.resolver.add(item, unresolved)
         try:
             async with asyncio.TaskGroup() as group:
-                attend = (self._watch_for_abandon(), self._beat(), self.sink.run())
+                attend = (self._watch_for_abandon(), self._beat(), self.sink.run(), self.resolver.run())
                 attendants = [group.create_task(attendant) for attendant in attend]
                 fetchers = self.downloads.start(group) if self.downloads is not None else ()
-                workers = [group.create_task(self._work(work)) for _ in range(self.most_workers)]
+                workers = [group.create_task(self._work(source)) for _ in range(self.most_workers)]
                 await asyncio.wait(workers)
                 if self.downloads is not None:
                     self.downloads.close()
@@ -129,19 +161,21 @@ class Engine:
             self.progress.in_flight = self.admission.window.in_flight
             await self.pulse()
 
-    async def _work(self, work: Iterator[Work]) -> None:
-        while True:
-            async with self.admission.asking:
-                item = next(work, None)
-                if item is None:
-                    return
-                admitted = item.state.prediction_id is None
-                if admitted:
-                    if not await self._admit(item, is_new_cell=True):
-                        return
-                else:
+    async def _work(self, source: WorkSource) -> None:
+        while (item := await source.next()) is not None:
+            try:
+                is_known = item.state.prediction_id is not None
+                if is_known:
                     self.admission.window.started()
-            await self._drive(item, admitted=admitted)
+                    await self._drive(item, admitted=False)
+                elif await self._queue_for_admission(item, is_new_cell=not item.is_again):
+                    await self._drive(item, admitted=True)
+            finally:
+                source.finished()
+
+    async def _queue_for_admission(self, item: Work, *, is_new_cell: bool) -> bool:
+        async with self.admission.asking:
+            return await self._admit(item, is_new_cell=is_new_cell)
 
     async def _admit(self, item: Work, *, is_new_cell: bool) -> bool:
         price = self.price_of(item)
@@ -175,8 +209,7 @@ class Engine:
                             if holds:
                                 self.admission.slot_freed()
                                 holds = False
-                            async with self.admission.asking:
-                                holds = await self._admit(item, is_new_cell=False)
+                            holds = await self._queue_for_admission(item, is_new_cell=False)
                             if not holds:
                                 event = NoMore()
                                 continue
@@ -196,6 +229,8 @@ class Engine:
             flow.close()
             if holds:
                 self.admission.slot_freed()
+        if final is not None and final.kind is FactKind.UNANSWERED:
+            self.resolver.add(item, _unresolved(final, price_micro_usd=rules.price_micro_usd))
         if final is not None and final.status is CellStatus.COMPLETED and self.downloads is not None:
             self.downloads.put(
                 Download(
@@ -228,7 +263,8 @@ class Engine:
         try:
             await self.sink.intent(command.intent)
             sent_at_ms, sent_at_s = self.wall_ms(), loop.time()
-            raw = await self.transport.send(request)
+            with self.resolver.open_post(sent_at_ms):
+                raw = await self.transport.send(request)
         finally:
             self.admission.post_closed()
         answer = decipher_submit(raw, is_known_id=False)
@@ -247,6 +283,7 @@ class Engine:
         match answer:
             case Accepted(prediction=prediction):
                 self._remember(prediction.id)
+                self.resolver.learn_clock(prediction.created_at_ms, heard_at_ms=self.wall_ms())
                 self._alike = ("", 0)
                 gate.window.accepted()
                 gate.pace.accepted()
@@ -330,3 +367,16 @@ class Engine:
 def _first(group: BaseExceptionGroup[BatchfluxError]) -> BatchfluxError:
     error = group.exceptions[0]
     return _first(error) if isinstance(error, BaseExceptionGroup) else error
+
+
+def _unresolved(fact: Fact, *, price_micro_usd: int) -> Unresolved:
+    """Return a lost submission from the fact that says so."""
+    before = CellState(attempts=fact.attempts, cost_micro_usd=fact.cost_micro_usd - price_micro_usd)
+    return Unresolved(
+        cell_id=fact.cell_id,
+        before=before,
+        attempt=fact.attempt,
+        price_micro_usd=price_micro_usd,
+        sent_at_ms=fact.submitted_at_ms or fact.at_ms,
+        seen_at_ms=fact.at_ms,
+    )

@@ -14,11 +14,15 @@ __all__ = ["Download", "Downloads", "Observer", "Sink", "StopReason", "Transport
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Work:
-    """A cell to be run, with what is known of it; `labels` are its axis values, for the names of its files."""
+    """A cell to be run, with what is known of it; `labels` are its axis values, for the names of its files.
+
+    `is_again`: this session has started it before.
+    """
 
     cell: Cell
     state: CellState
     labels: Mapping[str, JsonValue]
+    is_again: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

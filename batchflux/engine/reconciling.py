@@ -5,7 +5,7 @@ It waits until the service must have settled, lists the account's history twice,
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Collection, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 
 from batchflux.core.history import HistoryItem, build_history, decipher_history
@@ -28,9 +28,8 @@ _BACKOFF = Backoff(first_s=2.0, most_s=60.0, jitter=0.3)
 class Reconciler:
     """One run's reconciliation. `settle_s` is how long the service may still be at work on a lost submission.
 
-    `known_ids(since_ms)` gives every prediction id that this run was ever given since a moment; `clock_offset_ms()`
-    the service's clock minus ours, None where nothing has told; `quiet_before(ms)` returns once no POST that left
-    before a moment of our clock is open. `resolved` takes the verdicts.
+    `known_ids(since_ms)` gives every prediction id that this run was ever given since a moment of our clock, with
+    the service's time of it; `clock_offset_ms` is the service's clock minus ours, None until an answer has told.
     """
 
     transport: Transport
@@ -38,12 +37,10 @@ class Reconciler:
     base_url: str
     settle_s: float
     listed_params: Mapping[str, frozenset[str]] | None
-    known_ids: Callable[[int], Awaitable[Collection[str]]]
-    clock_offset_ms: Callable[[], int | None]
-    quiet_before: Callable[[int], Awaitable[None]]
-    resolved: Callable[[Verdicts | Fault, tuple[LostSubmission, ...]], None]
+    known_ids: Callable[[int], Awaitable[Mapping[str, int | None]]]
     wall_ms: Callable[[], int]
     dice: Callable[[], float]
+    clock_offset_ms: int | None = None
     _lost: list[LostSubmission] = field(default_factory=list)
     _news: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -52,15 +49,17 @@ class Reconciler:
         self._lost.append(lost)
         self._news.set()
 
-    async def run(self) -> None:
-        """Resolve what is lost, batch by batch, until cancelled."""
-        while True:
-            while not self._lost:
-                self._news.clear()
-                await self._news.wait()
-            batch = await self._settled()
-            verdicts = await self._judge(batch)
-            self.resolved(verdicts, batch)
+    async def next_verdicts(
+        self, quiet_before: Callable[[int], Awaitable[None]]
+    ) -> tuple[tuple[LostSubmission, ...], Verdicts | Fault]:
+        """Wait for lost submissions to settle and judge them; `quiet_before(ms)` returns once no POST that left
+        before a moment of our clock is open, since what it made would be listed and not known yet."""
+        while not self._lost:
+            self._news.clear()
+            await self._news.wait()
+        batch = await self._settled()
+        await quiet_before(max(each.seen_at_ms for each in batch))
+        return batch, await self._judge(batch)
 
     async def _settled(self) -> tuple[LostSubmission, ...]:
         """Wait for the oldest to settle, and take all that have by then."""
@@ -75,7 +74,6 @@ class Reconciler:
     async def _judge(self, batch: tuple[LostSubmission, ...]) -> Verdicts | Fault:
         """Return the verdicts on a batch, or why the history can't be had."""
         after_ms, before_ms = self._span(batch)
-        await self.quiet_before(max(each.seen_at_ms for each in batch))
         fault = Fault(kind="unknown_outcome", message="the history was not asked")
         seen: frozenset[str] | None = None
         for tries in range(1, _TRIES + 1):
@@ -88,16 +86,25 @@ class Reconciler:
                 await asyncio.sleep(_BACKOFF.wait_for(fault, tries, dice=self.dice()))
                 continue
             ids = frozenset(item.prediction.id for item in listing)
-            if ids == seen:
-                known = await self.known_ids(after_ms)
-                return judge(batch, listing, known_ids=known, listed_params=self.listed_params)
-            fault, seen = Fault(kind="unknown_outcome", message="two listings of the history never agreed"), ids
+            known = await self.known_ids(min(each.sent_at_ms for each in batch))
+            missing = self._missing(known, ids, after_ms=after_ms, before_ms=before_ms)
+            if ids == seen and not missing:
+                return judge(batch, listing, known_ids=known.keys(), listed_params=self.listed_params)
+            what = f"the history lacks {missing} predictions that it gave us" if missing else "it keeps changing"
+            fault, seen = Fault(kind="unknown_outcome", message=what), ids
             await asyncio.sleep(self.settle_s / 6)
         return fault
 
+    def _missing(
+        self, known: Mapping[str, int | None], listed: frozenset[str], *, after_ms: int, before_ms: int
+    ) -> int:
+        """Return how many of our own predictions of the span the listing lacks: then it is not complete."""
+        inside = (name for name, at_ms in known.items() if at_ms is not None and after_ms < at_ms < before_ms)
+        return sum(name not in listed for name in inside)
+
     def _span(self, batch: tuple[LostSubmission, ...]) -> tuple[int, int]:
         """Return the span of the service's clock in which the batch can have been accepted, in milliseconds."""
-        offset = self.clock_offset_ms()
+        offset = self.clock_offset_ms
         skew_ms = _UNKNOWN_SKEW_MS if offset is None else _KNOWN_SKEW_MS
         shift = offset or 0
         first = min(each.sent_at_ms for each in batch) + shift - skew_ms

@@ -60,7 +60,28 @@ def test_defaults_and_parameters_that_the_service_drops_make_no_difference() -> 
     kept = {MODEL: frozenset({"prompt", "guidance_scale", "seed"})}
     bare = [listed("p", {"prompt": "a"})]
     assert judge(said, bare, known_ids=(), listed_params=kept).adopted
-    assert judge(said, bare, known_ids=()).absent == tuple(said)
+    assert judge(said, bare, known_ids=()).held
+    filled = [listed("p", {"prompt": "a", "aspect_ratio": "1:1", "enable_sync_mode": False, "safety_tolerance": "4"})]
+    assert judge(said, filled, known_ids=()).adopted
+
+
+def test_a_prediction_that_differs_in_anything_known_is_another_request() -> None:
+    """A different value, or a known parameter that we didn't send, is no match and no candidate."""
+    said = [lost("c", {"prompt": "a", "seed": 1})]
+    others: list[Params] = [
+        {"prompt": "a", "seed": 2},
+        {"prompt": "b", "seed": 1},
+        {"prompt": "a", "seed": 1, "num_images": 2},
+    ]
+    for inputs in others:
+        assert judge(said, [listed("p", inputs)], known_ids=()).absent == tuple(said)
+
+
+def test_of_a_model_that_nothing_ships_for_an_addition_leaves_it_unclear() -> None:
+    """What an unknown model's history adds could be the difference between two requests."""
+    other = LostSubmission(cell_id="c", index=0, model="m", body={"prompt": "a"}, sent_at_ms=0, seen_at_ms=0)
+    assert judge([other], [listed("p", {"prompt": "a", "steps": 9}, model="m")], known_ids=()).held
+    assert judge([other], [listed("p", {"prompt": "a"}, model=None)], known_ids=()).adopted
 
 
 def test_a_listing_asks_for_its_span_and_tells_what_is_odd() -> None:

@@ -1,0 +1,121 @@
+"""Takes lost submissions in, and carries out what the reconciler finds: states the fact, frees the money, gives the
+cell back to the workers or holds it. The books of what is unresolved are kept here, and nowhere else.
+"""
+
+import asyncio
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+
+from batchflux.core.model import Fault
+from batchflux.core.progress import Progress
+from batchflux.core.reconcile import LostSubmission, Verdicts
+from batchflux.core.resolution import Resolution, Unresolved, adopt, hold, release
+from batchflux.engine.control import Admission
+from batchflux.engine.ports import Observer, Sink, Work
+from batchflux.engine.reconciling import Reconciler
+from batchflux.engine.source import WorkSource
+
+__all__ = ["Resolver"]
+
+
+@dataclass(kw_only=True)
+class Resolver:
+    """What the engine knows of submissions without an answer. `resubmits` is the user's word to send again what
+    can't be told, though it may be paid twice."""
+
+    sink: Sink
+    observer: Observer
+    admission: Admission
+    progress: Progress
+    reconciler: Reconciler
+    wall_ms: Callable[[], int]
+    resubmits: bool
+    _unresolved: dict[str, tuple[Work, Unresolved]] = field(default_factory=dict)
+    _open_since_ms: list[int] = field(default_factory=list)
+    _closed: asyncio.Event = field(default_factory=asyncio.Event)
+    _source: WorkSource | None = None
+
+    def give_to(self, source: WorkSource) -> None:
+        """Say where cells go that are to be run on."""
+        self._source = source
+
+    @contextmanager
+    def open_post(self, sent_at_ms: int) -> Iterator[None]:
+        """Keep a POST on the books while it is open."""
+        self._open_since_ms.append(sent_at_ms)
+        try:
+            yield
+        finally:
+            self._open_since_ms.remove(sent_at_ms)
+            self._closed.set()
+
+    def learn_clock(self, created_at_ms: int | None, *, heard_at_ms: int) -> None:
+        """Take in one answer's moment on the service's clock."""
+        if created_at_ms is not None:
+            self.reconciler.clock_offset_ms = created_at_ms - heard_at_ms
+
+    def add(self, item: Work, lost: Unresolved) -> None:
+        """Take in a submission without an answer."""
+        self._unresolved[lost.cell_id] = (item, lost)
+        self.admission.unresolved = len(self._unresolved)
+        self.reconciler.add(
+            LostSubmission(
+                cell_id=lost.cell_id,
+                index=item.cell.index,
+                model=item.cell.model,
+                body=json.loads(json.dumps(dict(item.cell.body))),
+                sent_at_ms=lost.sent_at_ms,
+                seen_at_ms=lost.seen_at_ms,
+            )
+        )
+
+    async def run(self) -> None:
+        """Resolve what is lost, batch by batch, until cancelled."""
+        while True:
+            batch, found = await self.reconciler.next_verdicts(self._quiet_before)
+            if isinstance(found, Fault):
+                for each in batch:
+                    self._hold(each, why=f"it was not answered, and the history can't tell: {found.message}")
+            else:
+                self._carry_out(found)
+            self.observer.note("reconciled", submissions=len(batch), unresolved=len(self._unresolved))
+
+    async def _quiet_before(self, moment_ms: int) -> None:
+        while any(since_ms <= moment_ms for since_ms in self._open_since_ms):
+            self._closed.clear()
+            await self._closed.wait()
+
+    def _carry_out(self, verdicts: Verdicts) -> None:
+        at_ms = self.wall_ms()
+        for adopted in verdicts.adopted:
+            item, lost = self._unresolved[adopted.lost.cell_id]
+            self._settle(item, adopt(lost, adopted.item, at_ms=at_ms), goes_on=True)
+        for each in verdicts.absent:
+            item, lost = self._unresolved[each.cell_id]
+            self._settle(item, release(lost, at_ms=at_ms), goes_on=True)
+        for held in verdicts.held:
+            self._hold(held.lost, why="it was not answered", candidates=held.candidates)
+
+    def _hold(self, each: LostSubmission, *, why: str, candidates: tuple[str, ...] = ()) -> None:
+        item, lost = self._unresolved[each.cell_id]
+        resolution = hold(lost, why=why, candidates=candidates, at_ms=self.wall_ms())
+        self._settle(item, resolution, goes_on=self.resubmits)
+
+    def _settle(self, item: Work, resolution: Resolution, *, goes_on: bool) -> None:
+        """State what was found and take the submission off the books; the cell goes on, or is held."""
+        fact = resolution.fact
+        self.sink.record(fact)
+        if resolution.frees_micro_usd:
+            self.admission.budget.release(resolution.frees_micro_usd)
+        self.progress.spent_micro_usd = self.admission.budget.life_micro_usd
+        self.progress.apply(item.cell.index, fact, now_s=asyncio.get_running_loop().time())
+        self.observer.fact(fact)
+        del self._unresolved[fact.cell_id]
+        self.admission.unresolved = len(self._unresolved)
+        if self._source is not None:
+            if goes_on:
+                self._source.give_back(replace(item, state=resolution.state, is_again=True))
+            self._source.wake()
+        self.admission.changed()
