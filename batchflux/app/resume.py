@@ -60,6 +60,11 @@ class Known:
         """What the run has cost in its whole life, retired cells and unknown ones included."""
         return int(pc.sum(self.facts["cost_micro_usd"]).as_py() or 0)
 
+    def has_open_cells(self) -> bool:
+        """Return whether any cell may yet be submitted: pending, in flight, or unknown."""
+        open_codes = [STATUS_CODES[status] for status in (CellStatus.PENDING, CellStatus.SUBMITTED, CellStatus.UNKNOWN)]
+        return bool(np.isin(self.statuses, open_codes).any())
+
     def states(self, places: Indexes) -> Iterator[tuple[int, CellState]]:
         """Yield (grid index, state) of some facts, the state as a flow begins with it."""
         columns = [

@@ -200,12 +200,13 @@ async def _prepare(
     on_plan: Callable[[Plan, Preflight], None] | None,
 ) -> _Session:
     """Ask the service, say what will be spent, and ask the user. Raises before anything is spent."""
-    to_pay = 0 if options.download_only else make_plan(job, known=known).to_pay
     preflight = Preflight(balance_micro_usd=None, prices_micro_usd={})
-    if to_pay or known.places(CellStatus.UNKNOWN).size:
+    prices: dict[str, int] = {}
+    if known.has_open_cells() and not options.download_only:
         preflight = await ask_service(client, job.spec, job.grid, base_url=base_url)
-    prices = prices_of(job.spec, preflight.prices_micro_usd) if to_pay else {}
+        prices = prices_of(job.spec, preflight.prices_micro_usd)
     plan = make_plan(job, known=known, prices=prices)
+    to_pay = plan.to_pay if prices else 0
     spent = known.spent_micro_usd
     is_loopback = is_loopback_host(host_of(base_url))
     session_limit = options.budget_micro_usd
@@ -326,7 +327,7 @@ async def _spend(
             known_ids=_known_ids(job),
             listed_params=session.listed_params,
             resubmits_unknown=options.resubmit_unknown or spec.run.on_unknown == "resubmit",
-            price_of=lambda work: session.prices.get(work.cell.model, 0) * work.cell.images,
+            price_of=lambda work: session.prices[work.cell.model] * work.cell.images,
             wall_ms=_wall_ms,
             dice=dice,
             pulse=_pulse(job, sink, progress, observer, admission, base_url=session.base_url),

@@ -87,7 +87,7 @@ class Reconciler:
                 continue
             ids = frozenset(item.prediction.id for item in listing)
             known = await self.known_ids(min(each.sent_at_ms for each in batch))
-            missing = self._missing(known, ids, after_ms=after_ms, before_ms=before_ms)
+            missing = self._missing(known, ids, batch, after_ms=after_ms)
             if ids == seen and not missing:
                 return judge(batch, listing, known_ids=known.keys(), listed_params=self.listed_params)
             what = f"the history lacks {missing} predictions that it gave us" if missing else "it keeps changing"
@@ -96,10 +96,19 @@ class Reconciler:
         return fault
 
     def _missing(
-        self, known: Mapping[str, int | None], listed: frozenset[str], *, after_ms: int, before_ms: int
+        self,
+        known: Mapping[str, int | None],
+        listed: frozenset[str],
+        batch: tuple[LostSubmission, ...],
+        *,
+        after_ms: int,
     ) -> int:
-        """Return how many of our own predictions of the span the listing lacks: then it is not complete."""
-        inside = (name for name, at_ms in known.items() if at_ms is not None and after_ms < at_ms < before_ms)
+        """Return how many of our own predictions the listing lacks: then it is not complete.
+
+        Those count that were made before the batch was given up, and so have had as long to settle.
+        """
+        settled_ms = max(each.seen_at_ms for each in batch) + (self.clock_offset_ms or 0)
+        inside = (name for name, at_ms in known.items() if at_ms is not None and after_ms < at_ms < settled_ms)
         return sum(name not in listed for name in inside)
 
     def _span(self, batch: tuple[LostSubmission, ...]) -> tuple[int, int]:
