@@ -118,7 +118,8 @@ class Reconciler:
         shift = offset or 0
         first = min(each.sent_at_ms for each in batch) + shift - skew_ms
         last = max(each.seen_at_ms for each in batch) + shift + skew_ms + round(self.settle_s * 1000)
-        return first, last
+        # Settled means that nothing of theirs is made from now on; without this end new predictions keep coming in.
+        return first, last if offset is None else min(last, self.wall_ms() + shift)
 
     async def _list(
         self, batch: tuple[LostSubmission, ...], *, after_ms: int, before_ms: int
