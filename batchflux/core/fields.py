@@ -91,5 +91,7 @@ def retry_after_s(text: str | None, *, date: str | None) -> float | None:
 def clip(text: str, limit: int = MAX_TEXT_CHARS) -> str:
     """Return text fit for a file, a log line and a terminal: bounded, valid UTF-8, control characters escaped."""
     whole = text.encode("utf-8", "replace").decode()
+    if len(whole) <= limit and whole.isprintable():
+        return whole
     shown = "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in whole[:limit])
     return shown if len(whole) <= limit else shown + "…"

@@ -275,6 +275,7 @@ def _watch(
     assert state.prediction_id is not None  # noqa: S101
     began_s, dice = now_s, 0.5
     faults = empty_looks = 0
+    looked_before_s = 0.0
     missing_since_s: float | None = None
     fact = Fact(
         cell_id=cell.cell_id,
@@ -301,7 +302,7 @@ def _watch(
                 empty_looks += final_fault(prediction) is not None and prediction.status == "completed"
                 if not 0 < empty_looks < _EMPTY_LOOKS:
                     if not is_resumed and prediction.status == "completed":
-                        book.learn(waited_s)
+                        book.learn(_done_after_s(prediction, looked_s=waited_s, before_s=looked_before_s))
                     return _finish(cell, fact, prediction, event, state=state, rules=rules)
                 wait_s = book.wait_s(waited_s, dice=dice)
             case Prediction():
@@ -316,9 +317,20 @@ def _watch(
                 wait_s = POLL_BACKOFF.wait_for(fault, faults, dice=dice)
             case None:
                 pass
+        looked_before_s = waited_s
         if waited_s + wait_s > rules.timeout_s:
             over = Fault(kind="timeout", message=f"not final after {waited_s:.0f} s; every later run asks for it again")
             return _Watched(fact=_ended(fact, event, status=CellStatus.SUBMITTED, fault=over))
+
+
+def _done_after_s(prediction: Prediction, *, looked_s: float, before_s: float) -> float:
+    """Return when a prediction was done, in seconds from its submission: between two looks, near its inference time.
+
+    A look tells only that it was done by then; without this the looks would learn from themselves.
+    """
+    middle_s = (before_s + looked_s) / 2
+    inference_s = middle_s if prediction.inference_ms is None else prediction.inference_ms / 1000
+    return max(before_s, min(looked_s, inference_s))
 
 
 def _ended(fact: Fact, event: Looked, *, status: CellStatus, fault: Fault) -> Fact:

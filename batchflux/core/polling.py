@@ -14,7 +14,7 @@ _REMEMBERED = 256  # enough for a steady low quantile, few enough to follow a se
 _FEW = 8  # with fewer latencies than this a quantile says nothing
 _FIRST_GUESS_S = 0.5
 _LONG_GUESS_S = 30.0  # the documentation's slowest sample took 25.7 s
-_SHORTEST_STEP_S = 0.2
+_SHORTEST_STEP_S = 0.05
 _LONGEST_STEP_S = 5.0
 _STEP_SHARE = 0.12  # of the time waited so far
 
@@ -33,9 +33,9 @@ class LatencyBook:
         self._since_sorted += 1
         if len(self._seen) >= _FEW and (self._since_sorted >= 16 or len(self._seen) < 32):
             self._since_sorted = 0
-            # Latencies are known only at a look, so they are late by up to a step: a tenth off keeps them unbiased.
+            # Nobody should be asked before it can be done, and few should be done unseen: a tenth of them, slightly.
             low = next(islice(sorted(self._seen), len(self._seen) // 10, None))
-            self._first_look_s = max(_SHORTEST_STEP_S, 0.9 * low)
+            self._first_look_s = max(_SHORTEST_STEP_S, low)
 
     def expected_s(self) -> float:
         """Return how long a prediction is likely to take at most: nine in ten of those seen were done by then."""
