@@ -113,13 +113,13 @@ def _until(context: click.Context, parameter: click.Parameter, value: str | None
 # ------------------------------------------------------------------------------------------------------ run
 
 
-@_cli.command()
+@_cli.command(short_help="Run a job, or go on where it stopped; safe to repeat.")
 @_job
 @_out
 @_set
 @click.option("-j", "--concurrency", type=click.IntRange(1), metavar="N", help="Predictions in flight at most.")
-@click.option("--limit", type=click.IntRange(0), metavar="N", help="Start so many cells this time at most.")
-@click.option("--budget", metavar="USD", callback=_money, help="Spend so much this time at most.")
+@click.option("--limit", type=click.IntRange(0), metavar="N", help="Start this many cells at most, this time.")
+@click.option("--budget", metavar="USD", callback=_money, help="Spend this much at most, this time.")
 @click.option("--until", metavar="HH:MM", callback=_until, help="Submit nothing that wouldn't be done by then.")
 @click.option(
     "--sandbox", is_flag=True, help="Rehearse against a local sandbox: no key, no cost, a directory of its own."
@@ -127,7 +127,7 @@ def _until(context: click.Context, parameter: click.Parameter, value: str | None
 @click.option("--retry-failed", is_flag=True, help="Take up failed cells again.")
 @click.option("--resubmit-unknown", is_flag=True, help="Send again what may have been accepted: you may pay twice.")
 @click.option("--download-only", is_flag=True, help="Fetch the images that are missing; submit nothing.")
-@click.option("--allow-host", "allow_hosts", metavar="HOST", multiple=True, help="Trust this API host with your key.")
+@click.option("--allow-host", "allow_hosts", metavar="HOST", multiple=True, help="Send your key to this API host too.")
 @click.option("--yes", is_flag=True, help="Don't ask before spending.")
 @click.option("--quiet", is_flag=True, help="Show no progress.")
 @_json
@@ -221,11 +221,11 @@ def _observer(name: str) -> Callable[[Any], Any]:
 # ------------------------------------------------------------------------------------------------------ looking
 
 
-@_cli.command()
+@_cli.command(short_help="Say what `run` would do and cost; needs no key.")
 @_job
 @_out
 @_set
-@click.option("--against", type=click.Path(path_type=Path, exists=True), metavar="JOB2", help="Compare two specs.")
+@click.option("--against", type=click.Path(path_type=Path, exists=True), metavar="JOB2", help="Also count the cells that JOB2 shares.")
 @_json
 def plan(job: Path, out: Path | None, settings: tuple[str, ...], against: Path | None, as_json: bool) -> None:
     """Say what `run` would do, and nothing more: cells, cost, time, first requests. Needs no key."""
@@ -259,7 +259,7 @@ def _show_requests(requests: Sequence[Mapping[str, Any]]) -> None:
         click.echo(f"    POST {request['model']}  {shown}")
 
 
-@_cli.command()
+@_cli.command(short_help="Show how a run stands; never disturbs it.")
 @click.argument("run_dir", type=click.Path(path_type=Path, exists=True))
 @click.option("--failed", is_flag=True, help="List the cells that failed, and why.")
 @click.option("--watch", is_flag=True, help="Show it anew every two seconds, until the run ends.")
@@ -303,10 +303,10 @@ def _show_failed(cells: list[dict[str, Any]], run_dir: Path, *, as_json: bool) -
 # ------------------------------------------------------------------------------------------------------ the rest
 
 
-@_cli.command()
+@_cli.command(short_help="Write a run's results as a table.")
 @click.argument("run_dir", type=click.Path(path_type=Path, exists=True))
 @click.argument("dest", type=click.Path(path_type=Path))
-@click.option("--format", "form", type=click.Choice(["csv", "jsonl"]), required=True)
+@click.option("--format", "form", type=click.Choice(["csv", "jsonl"]), required=True, help="Of the table.")
 def export(run_dir: Path, dest: Path, form: str) -> None:
     """Write the results of RUN_DIR (or its job file) as a table to DEST."""
     from batchflux.app.job import locate_run_dir
@@ -323,7 +323,7 @@ def schema() -> None:
     click.echo(path.read_text(encoding="utf-8"), nl=False)
 
 
-@_cli.command()
+@_cli.command(short_help="Write a commented starter spec and prompt table.")
 @click.argument("file", type=click.Path(path_type=Path, dir_okay=False), default=Path("job.yaml"))
 def init(file: Path) -> None:
     """Write a commented starter spec to FILE [job.yaml], and a prompt table beside it: 4 cells."""
@@ -337,7 +337,7 @@ def init(file: Path) -> None:
 @_cli.command(
     context_settings={"ignore_unknown_options": True, "allow_extra_args": True},
     add_help_option=False,
-    short_help="A local server that speaks the same API and draws real images.",
+    short_help="Serve the same API locally, with drawn images.",
 )
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
 def sandbox(arguments: tuple[str, ...]) -> None:

@@ -97,14 +97,20 @@ def _parse_failure(text: str) -> tuple[int, float]:
         raise click.BadParameter(f"{text!r} is not CODE=SHARE, such as 5000=0.02") from error
 
 
-@click.command("sandbox")
+@click.command("sandbox", context_settings={"help_option_names": ["-h", "--help"]})
 @click.option("--port", default=0, help="Port on 127.0.0.1; 0 takes the last one used with --state, or a free one.")
 @click.option("--state", "state_dir", type=click.Path(path_type=Path, file_okay=False), help="Keep its memory here.")
 @click.option("--latency", metavar="MEDIAN[,SIGMA]", help="Seconds a prediction takes; 0 is at once. [0.8,0.35]")
 @click.option("--guidance-latency", default=0.0, help="Growth of the latency for each unit of guidance.")
 @click.option("--concurrency", default=_DEFAULTS.concurrency, show_default=True, help="At work at once; 0: no limit.")
 @click.option("--rate", metavar="N/min", help="Images started at most: N/s, N/min or N/h.")
-@click.option("--over-limit", type=click.Choice(["queue", "refuse"]), default="queue", show_default=True)
+@click.option(
+    "--over-limit",
+    type=click.Choice(["queue", "refuse"]),
+    default="queue",
+    show_default=True,
+    help="What becomes of a submission over a limit.",
+)
 @click.option("--retry-after", is_flag=True, help="Say in a refusal how long to wait.")
 @click.option(
     "--failure",
@@ -115,10 +121,18 @@ def _parse_failure(text: str) -> tuple[int, float]:
     help="Let a share of predictions fail.",
 )
 @click.option("--faults", type=click.Path(path_type=Path, dir_okay=False), help="A YAML or JSON script of faults.")
-@click.option("--seed", default=0, show_default=True, help="Of all its dice.")
-@click.option("--schema", type=click.Choice(["page", "today"]), default="page", show_default=True)
+@click.option("--seed", default=0, show_default=True, help="Seed of its latencies and faults.")
+@click.option(
+    "--schema",
+    type=click.Choice(["page", "today"]),
+    default="page",
+    show_default=True,
+    help="Parameters it takes: the model page's, or those still listed.",
+)
 @click.option("--image-size", default=_DEFAULTS.image_size, show_default=True, help="Long side in pixels.")
-@click.option("--image-format", type=click.Choice(["png", "jpeg"]), default="png", show_default=True)
+@click.option(
+    "--image-format", type=click.Choice(["png", "jpeg"]), default="png", show_default=True, help="What it draws."
+)
 @click.option("--require-key", metavar="KEY", help="Refuse any other key.")
 @click.option("--no-inputs", is_flag=True, help="Leave inputs out of the history.")
 @click.option("--balance", "balance_usd", default=_DEFAULTS.balance_usd, help="USD on the account.")
