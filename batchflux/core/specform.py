@@ -150,7 +150,7 @@ class Api(_Form):
     )
     allow_unknown_params: Flag = _key(False, "Send parameters that the model's schema doesn't list.", said=False)
     proxy: Proxy | None = _key(None, "An HTTP proxy; the environment's proxies and .netrc are not read.")
-    ca_file: Text | None = _key(None, "A file of certificates to trust instead of the system's, in PEM form.")
+    ca_file: Text | None = _key(None, "A file of certificates to trust besides the system's, in PEM form.")
 
     @property
     def host(self) -> str:
