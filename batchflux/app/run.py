@@ -14,6 +14,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mappin
 from contextlib import ExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Protocol
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -84,7 +85,16 @@ class Question:
 
 
 Ask = Callable[[Question], bool]
-MakeObserver = Callable[[Progress], Observer]
+
+
+class Watcher(Observer, Protocol):
+    """An observer that a run ends: a bar on a terminal must be left before anything else is written there."""
+
+    def close(self) -> None:
+        """Nothing more happens."""
+
+
+MakeWatcher = Callable[[Progress], Watcher]
 
 
 def run(job: Job, options: RunOptions | None = None) -> Result:
@@ -119,7 +129,7 @@ async def run_async(
     options: RunOptions | None = None,
     *,
     ask: Ask | None = None,
-    observe: MakeObserver | None = None,
+    observe: MakeWatcher | None = None,
     on_plan: Callable[[Plan, Preflight], None] | None = None,
 ) -> Result:
     """Run a job; see `run`. `ask` is asked before money is spent, `observe` makes what watches the run."""
@@ -278,7 +288,7 @@ async def _spend(
     sink: CheckpointWriter,
     *,
     session: _Session,
-    observe: MakeObserver | None,
+    observe: MakeWatcher | None,
 ) -> StopReason | None:
     """Run the engine over what is left; returns why it stopped early, if it did."""
     spec, loop = job.spec, asyncio.get_running_loop()
@@ -340,8 +350,11 @@ async def _spend(
             try:
                 stop = await engine.run(work, lost)
             finally:
+                progress.in_flight = admission.window.in_flight
                 observer.tick(progress)
                 observer.note("stop", **{str(status): count for status, count in progress.counts.items()})
+                if seen is not None:
+                    seen.close()
                 log.close()
     return stop
 
