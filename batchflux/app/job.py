@@ -4,6 +4,7 @@
 a stage is raised at once, before anything is spent.
 """
 
+import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -23,7 +24,7 @@ from batchflux.core.template import Template
 from batchflux.io.jobfile import MOST_BYTES, read_job_file
 from batchflux.io.prompts import PromptTable, TableBatch, missing_columns, open_table, text_column, untextual_columns
 
-__all__ = ["JOB_FILE", "MAX_CELLS", "PROMPTS_FILE", "Job", "Rows", "load_job", "locate_run_dir"]
+__all__ = ["JOB_FILE", "MAX_CELLS", "PROMPTS_FILE", "Job", "Rows", "load_job", "locate_run_dir", "shown_path"]
 
 JOB_FILE = "job.yaml"
 PROMPTS_FILE = "prompts.parquet"
@@ -116,7 +117,22 @@ def locate_run_dir(path: Path, overrides: Mapping[str, object] | None = None) ->
         if not (path / JOB_FILE).exists():
             raise UsageError(f"{path}: no run directory, since there is no {JOB_FILE} in it; give one, or a job file")
         return path
-    return _read_spec(path, overrides or {}, out=None)[0].output.dir
+    place = _read_spec(path, overrides or {}, out=None)[0].output.dir
+    if not (place / JOB_FILE).exists():
+        rehearsal = place.with_name(f"{place.name}-sandbox")
+        where = f" (its rehearsal is {shown_path(rehearsal)})" if rehearsal.is_dir() else ""
+        raise UsageError(
+            f"{shown_path(place)}: there is no run yet; begin it with batchflux run {shown_path(path)}{where}"
+        )
+    return place
+
+
+def shown_path(path: Path) -> str:
+    """Return a path as a person at this shell would write it: relative where it can be, quoted where it must be."""
+    try:
+        return shlex.quote(str(path.absolute().relative_to(Path.cwd())))
+    except ValueError:
+        return shlex.quote(str(path))
 
 
 def load_job(path: str | Path, overrides: Mapping[str, object] | None = None, *, out: Path | None = None) -> Job:

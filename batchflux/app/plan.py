@@ -3,13 +3,14 @@
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from batchflux.app.job import Job
+from batchflux.app.job import Job, shown_path
 from batchflux.app.resume import Known, lay_over
 from batchflux.app.rundir import RunIdentity, read_facts_of
 from batchflux.core.budget import usd
@@ -76,7 +77,7 @@ class Plan:
         if self.images:
             times = "; ".join(f"{level} {duration(hours * 3600)}" for level, hours in self.hours.items())
             pairs += [("time at least", times), ("disk", f"about {_size(self.disk_bytes)}")]
-        return [*pairs, ("run directory", self.run_dir)]
+        return [*pairs, ("run directory", shown_path(Path(self.run_dir)))]
 
     def __str__(self) -> str:
         width = max(len(what) for what, _ in self.lines())

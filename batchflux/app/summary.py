@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from batchflux.app.advice import advice_for
-from batchflux.app.job import Job
+from batchflux.app.job import Job, shown_path
 from batchflux.app.resume import Known
 from batchflux.core.budget import usd
 from batchflux.core.model import CellStatus
@@ -104,7 +104,7 @@ class Result:
     @property
     def command(self) -> str:
         """The command that comes next."""
-        here = _shown(self.run_dir)
+        here = shown_path(self.run_dir)
         if self.exit_status == 0:
             return f"batchflux export {here} {self.name}.csv --format csv"
         standing = self.standing
@@ -157,7 +157,7 @@ class Result:
             text.append(f"  stopped: {self.stop.message}")
             if self.stop.fault is not None and self.stop.fault.kind not in standing.errors:
                 text.append(f"  {advice_for(self.stop.fault.kind)}")
-        text.append(f"  results: {_shown(self.manifest)}" + (" and images/ beside it" if standing.images else ""))
+        text.append(f"  results: {shown_path(self.manifest)}" + (" and images/ beside it" if standing.images else ""))
         text.append(f"  next: {self.command}")
         return text
 
@@ -168,14 +168,6 @@ class Result:
         from html import escape
 
         return "<pre>" + escape(str(self)) + "</pre>"
-
-
-def _shown(path: Path) -> str:
-    try:
-        shown = str(path.relative_to(Path.cwd()))
-    except ValueError:
-        shown = str(path)
-    return f"'{shown}'" if " " in shown else shown
 
 
 def summarise(job: Job, known: Known, *, stop: StopReason | None, started: float, spent_before: int) -> Result:
