@@ -19,6 +19,9 @@ from batchflux.core.protocol import HttpAnswer, HttpRequest, TransportFault
 
 __all__ = ["ApiKey", "Client"]
 
+# Shorter ones are stand-ins for a local server, plain words that prompts and addresses may hold too.
+_SHORTEST_SECRET = 16
+
 # The official client's own numbers: 10 s to connect, 60 s for a submission, 30 s for a query.
 _POST_TIMEOUT = aiohttp.ClientTimeout(total=60, sock_connect=10, sock_read=30)
 _GET_TIMEOUT = aiohttp.ClientTimeout(total=30, sock_connect=10, sock_read=20)
@@ -48,6 +51,10 @@ class ApiKey:
     def header(self) -> dict[str, str]:
         """Return the Authorization header."""
         return {"Authorization": f"Bearer {self._value}"}
+
+    def redacted(self, text: str) -> str:
+        """Return a text of the service's with *** where it quotes the key, since such texts end in logs."""
+        return text.replace(self._value, "***") if len(self._value) >= _SHORTEST_SECRET else text
 
     def __repr__(self) -> str:
         return "ApiKey(***)"
@@ -120,17 +127,18 @@ class Client:
                 body = await _read(response, request.max_answer_bytes)
                 if body is None:
                     return TransportFault(sent=True, message=f"an answer of over {request.max_answer_bytes} bytes")
+                location = response.headers.get("Location")
                 return HttpAnswer(
                     status=response.status,
-                    body=body,
+                    body=self._key.redacted(body.decode("latin-1")).encode("latin-1"),
                     retry_after=response.headers.get("Retry-After"),
                     date=response.headers.get("Date"),
-                    location=response.headers.get("Location"),
+                    location=None if location is None else self._key.redacted(location),
                 )
         except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
             # The hook fires before the first byte leaves: only its absence proves that nothing was sent. What aiohttp
             # calls status 400 here is its own parse error, never the service's word.
-            return TransportFault(sent=bool(sent), message=_words(error))
+            return TransportFault(sent=bool(sent), message=self._key.redacted(_words(error)))
 
 
 async def _note_sent(
