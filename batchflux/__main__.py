@@ -3,9 +3,7 @@
 import sys
 
 if sys.platform == "win32":
-    sys.exit(
-        "batchflux runs on Linux and macOS; on Windows use WSL: its files and locks are what keep paid cells safe"
-    )
+    sys.exit("batchflux runs on Linux and macOS; on Windows use WSL: its files and locks are what keep paid cells safe")
 
 from batchflux.cli import main
 

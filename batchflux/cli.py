@@ -225,7 +225,7 @@ def _observer(name: str) -> Callable[[Any], Any]:
 @_job
 @_out
 @_set
-@click.option("--against", type=click.Path(path_type=Path, exists=True), metavar="JOB2", help="Also count shared cells.")
+@click.option("--against", type=click.Path(path_type=Path, exists=True), metavar="JOB2", help="Compare with another.")
 @_json
 def plan(job: Path, out: Path | None, settings: tuple[str, ...], against: Path | None, as_json: bool) -> None:
     """Say what `run` would do, and nothing more: cells, cost, time, first requests. Needs no key."""

@@ -27,7 +27,9 @@ async def _ask(answer: bytes, key: str) -> HttpAnswer:
 
 
 def _answer(body: bytes, *, location: str = "/elsewhere") -> bytes:
-    head = f"HTTP/1.1 401 Unauthorized\r\nContent-Length: {len(body)}\r\nLocation: {location}\r\nConnection: close\r\n\r\n"
+    head = (
+        f"HTTP/1.1 401 Unauthorized\r\nContent-Length: {len(body)}\r\nLocation: {location}\r\nConnection: close\r\n\r\n"
+    )
     return head.encode() + body
 
 
