@@ -83,7 +83,7 @@ def retry_after_s(text: str | None, *, date: str | None) -> float | None:
         return float(min(int(text), MAX_RETRY_AFTER_S))
     try:
         wait_s = (parsedate_to_datetime(text) - parsedate_to_datetime(date or "")).total_seconds()
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, OverflowError):
         return None
     return min(max(wait_s, 0.0), MAX_RETRY_AFTER_S)
 
