@@ -61,6 +61,11 @@ _MAX_URL_CHARS = 4096
 _ID = re.compile(r"[A-Za-z0-9_-]{1,128}")
 
 _COMPLETED = "completed"
+# Statuses of a success that carry no whole answer: no content, reset, partial content [RFC 9110, 15.3].
+_WITHOUT_ANSWER = frozenset({204, 205, 206})
+# 4xx that don't say that nothing was made: it may have been done already, or be done yet.
+_UNDECIDED = frozenset({408, 409, 425, 499})
+
 # [page] completed, failed; [SDK] cancelled, timeout and deleted are final too. Any other word means: not yet.
 _FINAL = frozenset({_COMPLETED, "failed", "cancelled", "timeout", "deleted"})
 
@@ -68,7 +73,9 @@ _FINAL = frozenset({_COMPLETED, "failed", "cancelled", "timeout", "deleted"})
 _REFUNDED_CODES = frozenset({1406, 5000, 5003})
 
 # [seen] HTTP 400 with "Insufficient credits. ... top up"; 402 elsewhere; [docs] code 1407.
-_CREDIT_WORDS = re.compile(r"insufficient|not enough|credits?\b.*(exhausted|used up)|top[ -]?up", re.IGNORECASE)
+_CREDIT_WORDS = re.compile(
+    r"insufficient|not (enough|sufficient)|too low|credits?\b.*(exhausted|used up)|top[ -]?up", re.IGNORECASE
+)
 _CREDIT_SUBJECT = re.compile(r"credit|balance|fund|top[ -]?up", re.IGNORECASE)
 
 
@@ -187,7 +194,7 @@ def decipher_submit(answer: HttpAnswer | TransportFault, *, is_known_id: bool = 
         where = clip(answer.location or "nowhere")
         return Unanswered(fault=_unknown(f"redirected (HTTP {answer.status}) to {where}"), redirected_to=where)
     envelope = parse_object(answer.body)
-    if answer.status == 200:
+    if 200 <= answer.status < 300 and answer.status not in _WITHOUT_ANSWER:
         return _decipher_ok(envelope, answer, is_known_id=is_known_id)
     if envelope is None:
         return Unanswered(fault=_unknown(f"HTTP {answer.status} without the service's own words"))
@@ -198,22 +205,24 @@ def _decipher_ok(
     envelope: Mapping[str, Any] | None, answer: HttpAnswer, *, is_known_id: bool
 ) -> Accepted | Rejected | Unanswered:
     if envelope is None:
-        return Unanswered(fault=_unknown("HTTP 200 with a body that is not the service's JSON"))
+        return Unanswered(fault=_unknown(f"HTTP {answer.status} with a body that is not the service's JSON"))
     data = envelope.get("data")
     prediction = _prediction(data) if isinstance(data, dict) else None
     code = envelope.get("code")
     if code == 200 and prediction is not None and not is_known_id:
         return Accepted(prediction=prediction)
-    if isinstance(code, int) and 400 <= code < 500 and prediction is None:
-        return _refusal(code, envelope, answer)
+    if isinstance(code, int) and (400 <= code < 500 or code == 1407):
+        return _refusal(400 if code == 1407 else code, envelope, answer)
     what = "with an id already known" if is_known_id else f"with code {clip(str(code))} and no usable id"
-    return Unanswered(fault=_unknown(f"HTTP 200 {what}"))
+    return Unanswered(fault=_unknown(f"HTTP {answer.status} {what}"))
 
 
 def _refusal(status: int, envelope: Mapping[str, Any], answer: HttpAnswer) -> Rejected | Unanswered:
-    """Sort a parsed refusal. 408, 409, 425 and 499 don't say that nothing was made; neither does any 5xx."""
+    """Sort a parsed refusal. A 4xx says that nothing was made, unless it names a prediction; a 5xx never does."""
     message = _message(envelope, status)
-    code = envelope.get("code")
+    code, data = envelope.get("code"), envelope.get("data")
+    if not 400 <= status < 500 or status in _UNDECIDED or (isinstance(data, dict) and data.get("id")):
+        return Unanswered(fault=_unknown(message))
     if status == 402 or code in (402, 1407) or _speaks_of_credit(status, message):
         return Rejected(fault=Fault(kind="credit", message=message, code=as_code(code)), concerns="job")
     match status:
@@ -225,12 +234,8 @@ def _refusal(status: int, envelope: Mapping[str, Any], answer: HttpAnswer) -> Re
             return Rejected(fault=Fault(kind="auth", message=message, code=as_code(code)), concerns="job")
         case 404 | 405:
             return Rejected(fault=Fault(kind="not_found", message=message, code=as_code(code)), concerns="job")
-        case 408 | 409 | 425 | 499:
-            return Unanswered(fault=_unknown(message))
-        case _ if 400 <= status < 500:
-            return Rejected(fault=Fault(kind="invalid_request", message=message, code=as_code(code)), concerns="cell")
         case _:
-            return Unanswered(fault=_unknown(message))
+            return Rejected(fault=Fault(kind="invalid_request", message=message, code=as_code(code)), concerns="cell")
 
 
 def decipher_list(answer: HttpAnswer | TransportFault, name: str) -> list[Any] | Fault:
@@ -395,10 +400,10 @@ def _output_url(item: Any, notes: list[str]) -> str | None:
     if isinstance(url, str) and len(url) <= _MAX_URL_CHARS and url.isprintable() and " " not in url:
         try:
             parts = urlsplit(url)
-        except ValueError:
-            parts = urlsplit("")
-        if parts.scheme in ("http", "https") and parts.hostname and parts.username is None:
-            return url
+            if parts.scheme in ("http", "https") and parts.hostname and parts.username is None and parts.port != 0:
+                return url
+        except ValueError:  # a host or a port that can't be one
+            pass
     shown = clip(url, 80) if isinstance(url, str) else type(item).__name__
     notes.append(f"an output is no http(s) URL: {shown}")
     return None
