@@ -299,8 +299,9 @@ def _watch(
         match event.result:
             case Prediction() as prediction if is_final(prediction):
                 faults, missing_since_s = 0, None
-                empty_looks += final_fault(prediction) is not None and prediction.status == "completed"
-                if not 0 < empty_looks < _EMPTY_LOOKS:
+                is_empty = prediction.status == "completed" and not prediction.outputs
+                empty_looks += is_empty
+                if not is_empty or empty_looks >= _EMPTY_LOOKS:
                     if not is_resumed and prediction.status == "completed":
                         book.learn(_done_after_s(prediction, looked_s=waited_s, before_s=looked_before_s))
                     return _finish(cell, fact, prediction, event, state=state, rules=rules)
@@ -314,6 +315,8 @@ def _watch(
                     missing_since_s = event.now_s if missing_since_s is None else missing_since_s
                     if event.now_s - missing_since_s >= NOT_FOUND_GRACE_S:
                         return _Watched(fact=_ended(fact, event, status=CellStatus.FAILED, fault=fault))
+                else:
+                    missing_since_s = None
                 wait_s = POLL_BACKOFF.wait_for(fault, faults, dice=dice)
             case None:
                 pass

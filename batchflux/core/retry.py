@@ -24,8 +24,10 @@ class Backoff:
         return plain * (1 + self.jitter * dice)
 
     def wait_for(self, fault: Fault, tries: int, *, dice: float) -> float:
-        """Return the wait that a fault advises (Retry-After), else the doubling one."""
-        return self.wait_s(tries, dice=dice) if fault.retry_after_s is None else fault.retry_after_s
+        """Return the wait that a fault advises (Retry-After), else the doubling one; never less than the first."""
+        if fault.retry_after_s is None:
+            return self.wait_s(tries, dice=dice)
+        return max(self.first_s, fault.retry_after_s)  # an advice of 0 s would be a loop without a pause
 
 
 # A refusal without Retry-After: limits reset each minute (documentation), so a minute is the longest useful wait.

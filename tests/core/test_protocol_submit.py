@@ -36,7 +36,7 @@ ACCEPTED = {
     "H07 BOM": raw(200, b"\xef\xbb\xbf" + answer(prediction_data()).body),
     "H07 NaN elsewhere": raw(200, answer(prediction_data()).body.replace(b'"inference": 0', b'"inference": NaN')),
 }
-UNANSWERED = {
+UNANSWERED: Mapping[str, HttpAnswer | TransportFault] = {
     "no answer": TransportFault(sent=True, message="ServerDisconnectedError"),
     "H02 envelope 500": answer(prediction_data(), code=500),
     "H02 envelope 500 without an id": answer(None, code=500),
