@@ -15,8 +15,8 @@ _FEW = 8  # with fewer latencies than this a quantile says nothing
 _FIRST_GUESS_S = 0.5
 _LONG_GUESS_S = 30.0  # the documentation's slowest sample took 25.7 s
 _SHORTEST_STEP_S = 0.05
-_LONGEST_STEP_S = 5.0
-_STEP_SHARE = 0.12  # of the time waited so far
+_LONGEST_STEP_S = 15.0
+_STEP_SHARE = 0.16  # of the time waited so far: at a spread of 2, five looks and half of a step late at the median
 
 
 class LatencyBook:
