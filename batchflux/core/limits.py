@@ -110,37 +110,47 @@ class Breaker:
     _last: deque[bool] = field(default_factory=lambda: deque(maxlen=20))
     _waits: int = 0
     _open_until_s: float | None = None
-    _probing: bool = False
+    _probe_sent_at_s: float | None = None
 
     def may_send(self, now_s: float) -> bool:
         """Return whether a submission may leave; while open, one probe at a time."""
-        return self._open_until_s is None or (now_s >= self._open_until_s and not self._probing)
+        return self._open_until_s is None or (now_s >= self._open_until_s and self._probe_sent_at_s is None)
 
     def retry_at_s(self) -> float | None:
         """Return when a probe may leave, or None where nothing holds."""
         return self._open_until_s
 
-    def sent(self) -> None:
+    def sent(self, now_s: float) -> None:
         """Count a submission as leaving: while open it is the probe."""
-        self._probing = self._open_until_s is not None
+        if self._open_until_s is not None:
+            self._probe_sent_at_s = now_s
 
     def answered(self) -> None:
         """Take in any real answer: the line works."""
         self._last.append(False)
-        self._open_until_s, self._probing, self._waits = None, False, 0
+        self._open_until_s, self._probe_sent_at_s, self._waits = None, None, 0
 
     def not_sent(self) -> None:
         """Take in that a submission did not leave: a probe of it tells nothing."""
-        self._probing = False
+        self._probe_sent_at_s = None
 
-    def unanswered(self, now_s: float) -> None:
-        """Take in a lost answer; opens after three in the last twenty answers that are also two fifths of them."""
+    def unanswered(self, *, sent_at_s: float, now_s: float) -> None:
+        """Take in a lost answer; what was on its way when it opened is the same event, only a probe's loss is news.
+
+        Opens after three in the last twenty answers that are also two fifths of them, or three in a row.
+        """
         self._last.append(True)
-        lost = sum(self._last)
-        if self._open_until_s is not None or (lost >= 3 and lost >= 0.4 * len(self._last)):
-            self._open_until_s = now_s + min(300.0, 5.0 * 2**self._waits)
-            self._waits += 1
-        self._probing = False
+        if self._open_until_s is None:
+            lost, in_a_row = sum(self._last), list(self._last)[-3:]
+            if lost >= 3 and (lost >= 0.4 * len(self._last) or all(in_a_row)):
+                self._hold(now_s)
+        elif self._probe_sent_at_s is not None and sent_at_s >= self._probe_sent_at_s:
+            self._hold(now_s)
+
+    def _hold(self, now_s: float) -> None:
+        self._open_until_s = now_s + min(300.0, 5.0 * 2**self._waits)
+        self._waits += 1
+        self._probe_sent_at_s = None
 
 
 @dataclass(slots=True, kw_only=True)
@@ -154,14 +164,17 @@ class Health:
     began_at_s: float
     last_heard_at_s: float | None = None
     silences: int = 0
+    _silent_since_s: float = field(default=0.0)
 
     def heard(self, now_s: float) -> None:
         """Take in an answer of the service's own: anything but 5xx and redirects."""
         self.last_heard_at_s = now_s
         self.silences = 0
 
-    def silent(self) -> float:
+    def silent(self, now_s: float) -> float:
         """Take in that it was unreachable, or answered 5xx or a redirect; return how long to wait, in seconds."""
+        if self.silences == 0:
+            self._silent_since_s = now_s  # not when it was last heard: nothing may have been asked since
         self.silences += 1
         return CONNECT_BACKOFF.wait_s(self.silences, dice=0.5)
 
@@ -171,4 +184,4 @@ class Health:
             return False
         if self.last_heard_at_s is None:
             return now_s - self.began_at_s > min(60.0, self.patience_s if self.patience_s is not None else 60.0)
-        return now_s - self.last_heard_at_s > (self.patience_s if self.patience_s is not None else 12 * 3600.0)
+        return now_s - self._silent_since_s > (self.patience_s if self.patience_s is not None else 12 * 3600.0)

@@ -82,7 +82,7 @@ class Admission:
                 self.budget.reserve(price_micro_usd)
                 self.window.started()
                 self.pace.spend(images, now_s=now_s)
-                self.breaker.sent()
+                self.breaker.sent(now_s)
                 self.open_posts += 1
                 self.no_open_posts.clear()
                 self.cells_started += is_new_cell

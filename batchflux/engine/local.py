@@ -303,7 +303,7 @@ class Engine:
                 gate.breaker.not_sent()
                 self._silent(fault, now_s)
             case Unanswered(fault=fault, redirected_to=redirected_to):
-                gate.breaker.unanswered(now_s)
+                gate.breaker.unanswered(sent_at_s=sent_at_s, now_s=now_s)
                 if redirected_to is not None:
                     message = f"{self.base_url} redirects to {redirected_to}; submissions are not sent elsewhere"
                     gate.switch.stop(StopReason(kind="trouble", message=message, fault=fault))
@@ -322,7 +322,7 @@ class Engine:
     def _silent(self, fault: Fault, now_s: float) -> None:
         """Hold submissions back while the service can't be reached, and stop when it has been gone for too long."""
         gate = self.admission
-        gate.pace.paused_until_s = max(gate.pace.paused_until_s, now_s + gate.health.silent())
+        gate.pace.paused_until_s = max(gate.pace.paused_until_s, now_s + gate.health.silent(now_s))
         if gate.health.is_gone(now_s):
             message = f"the service is gone: {fault.message}"
             gate.switch.stop(StopReason(kind="trouble", message=message, fault=fault), abandon=True)
