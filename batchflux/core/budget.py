@@ -29,10 +29,14 @@ class Budget:
         self.life_micro_usd += price_micro_usd
         self.session_micro_usd += price_micro_usd
 
-    def release(self, price_micro_usd: int) -> None:
-        """Give back what was reserved for a submission that is known to cost nothing."""
+    def release(self, price_micro_usd: int, *, of_this_session: bool = True) -> None:
+        """Give back what was reserved for a submission that is known to cost nothing.
+
+        What an earlier session reserved frees the run's life only: it is no allowance for this session.
+        """
         self.life_micro_usd -= price_micro_usd
-        self.session_micro_usd -= price_micro_usd
+        if of_this_session:
+            self.session_micro_usd -= price_micro_usd
 
 
 def usd(micro_usd: int) -> str:
