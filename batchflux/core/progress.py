@@ -69,16 +69,20 @@ class Progress:
             self.statuses[index] = STATUS_CODES[fact.status]
         if fact.status in (CellStatus.COMPLETED, CellStatus.FAILED):
             self.finished.append(now_s)
+            self._forget(now_s)  # here too: who watches may never ask for the rate
         if fact.error_kind is not None and fact.status is not CellStatus.PENDING:
             self.errors[fact.error_kind] += 1
 
     def rate_per_s(self, now_s: float) -> float | None:
         """Return the cells finished a second over the last two minutes, or None before there is one to speak of."""
-        while self.finished and self.finished[0] < now_s - _RATE_WINDOW_S:
-            self.finished.popleft()
+        self._forget(now_s)
         if len(self.finished) < 3 or now_s - self.finished[0] < 1:
             return None
         return len(self.finished) / (now_s - self.finished[0])
+
+    def _forget(self, now_s: float) -> None:
+        while self.finished and self.finished[0] < now_s - _RATE_WINDOW_S:
+            self.finished.popleft()
 
     def eta_s(self, now_s: float) -> float | None:
         """Return how long the rest takes at the present rate, in seconds, or None where that isn't known."""
