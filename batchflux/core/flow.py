@@ -303,7 +303,7 @@ def _watch(
                 empty_looks += is_empty
                 if not is_empty or empty_looks >= _EMPTY_LOOKS:
                     if not is_resumed and prediction.status == "completed":
-                        book.learn(_done_after_s(prediction, looked_s=waited_s, before_s=looked_before_s))
+                        book.learn(waited_s, before_s=looked_before_s, inference_ms=prediction.inference_ms)
                     return _finish(cell, fact, prediction, event, state=state, rules=rules)
                 wait_s = book.wait_s(waited_s, dice=dice)
             case Prediction():
@@ -324,16 +324,6 @@ def _watch(
         if waited_s + wait_s > rules.timeout_s:
             over = Fault(kind="timeout", message=f"not final after {waited_s:.0f} s; every later run asks for it again")
             return _Watched(fact=_ended(fact, event, status=CellStatus.SUBMITTED, fault=over))
-
-
-def _done_after_s(prediction: Prediction, *, looked_s: float, before_s: float) -> float:
-    """Return when a prediction was done, in seconds from its submission: between two looks, near its inference time.
-
-    A look tells only that it was done by then; without this the looks would learn from themselves.
-    """
-    middle_s = (before_s + looked_s) / 2
-    inference_s = middle_s if prediction.inference_ms is None else prediction.inference_ms / 1000
-    return max(before_s, min(looked_s, inference_s))
 
 
 def _ended(fact: Fact, event: Looked, *, status: CellStatus, fault: Fault) -> Fact:

@@ -16,6 +16,7 @@ _FIRST_GUESS_S = 0.5
 _LONG_GUESS_S = 30.0  # the documentation's slowest sample took 25.7 s
 _SHORTEST_STEP_S = 0.05
 _LONGEST_STEP_S = 15.0
+_LATE = 0.9  # where nothing tells when it was done: looks follow a service that becomes faster, step by step
 _STEP_SHARE = 0.16  # of the time waited so far: at a spread of 2, five looks and half of a step late at the median
 
 
@@ -27,9 +28,14 @@ class LatencyBook:
         self._first_look_s = _FIRST_GUESS_S
         self._since_sorted = 0
 
-    def learn(self, latency_s: float) -> None:
-        """Take in one finished prediction's latency."""
-        self._seen.append(latency_s)
+    def learn(self, looked_s: float, *, before_s: float = 0.0, inference_ms: int | None = None) -> None:
+        """Take in a prediction that was found done `looked_s` after its submission, and not yet at `before_s`.
+
+        It was done somewhere between the two, near its inference time where the service told one: without that the
+        looks would learn from themselves.
+        """
+        guess_s = _LATE * looked_s if inference_ms is None else inference_ms / 1000
+        self._seen.append(max(before_s, min(looked_s, guess_s)))
         self._since_sorted += 1
         if len(self._seen) >= _FEW and (self._since_sorted >= 16 or len(self._seen) < 32):
             self._since_sorted = 0

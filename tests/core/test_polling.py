@@ -13,13 +13,14 @@ from batchflux.core.polling import LatencyBook
 
 def simulate(book: LatencyBook, *, latency_s: float, dice: random.Random) -> tuple[int, float]:
     """Follow one prediction; return how many looks it took and how late the last one was."""
-    waited_s, looks = 0.0, 0
+    waited_s, before_s, looks = 0.0, 0.0, 0
     while True:
         waited_s += book.wait_s(waited_s, dice=dice.random())
         looks += 1
         if waited_s >= latency_s:
-            book.learn(waited_s)
+            book.learn(waited_s, before_s=before_s)
             return looks, waited_s - latency_s
+        before_s = waited_s
 
 
 @pytest.mark.parametrize(("median_s", "sigma"), [(2.5, 0.25), (8.0, 0.3), (12.0, 0.35), (26.0, 0.2), (90.0, 0.3)])
@@ -57,9 +58,9 @@ def test_before_anything_is_known() -> None:
     assert 0.4 < book.wait_s(0.0, dice=0.5) < 0.6
     assert book.expected_s() == 30.0
     for _ in range(7):
-        book.learn(1.0)
+        book.learn(1.0, inference_ms=1000)
     assert book.expected_s() == 30.0
-    book.learn(1.0)
+    book.learn(1.0, inference_ms=1000)
     assert book.expected_s() == 1.0
 
 
@@ -67,7 +68,7 @@ def test_expected_is_where_nine_in_ten_are_done() -> None:
     """What `--until` plans with is a late quantile, not the mean."""
     book = LatencyBook()
     for latency_s in range(1, 101):
-        book.learn(float(latency_s))
+        book.learn(float(latency_s), inference_ms=latency_s * 1000)
     assert book.expected_s() == 91.0
 
 
