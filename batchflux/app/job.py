@@ -15,8 +15,9 @@ import numpy as np
 import pyarrow as pa
 
 from batchflux.core.errors import JobSpecError, Problem, UsageError
-from batchflux.core.grid import Grid, clashing_rows
+from batchflux.core.grid import Grid
 from batchflux.core.model import JsonValue
+from batchflux.core.ordinals import clashing_rows
 from batchflux.core.parameters import ValueFault, check_value, parse_text
 from batchflux.core.rows import RowPart, RowReader, RowRecipe, Rule
 from batchflux.core.spec import JobSpec, parse_job

@@ -25,9 +25,10 @@ from batchflux.core.identity import (
     row_seed,
 )
 from batchflux.core.model import Axis, Cell, JsonValue, Params
+from batchflux.core.ordinals import Groups, group_rows
 from batchflux.core.rows import NO_SEED, KeyArray, RowArrays, RowPart, RowRecipe, name_of_row, same_value, word_text
 
-__all__ = ["Grid", "GridSlice", "Order", "clashing_rows"]
+__all__ = ["Grid", "GridSlice", "Order"]
 
 Order = Literal["rows", "balanced"]
 Indexes = npt.NDArray[np.int64]
@@ -185,8 +186,8 @@ class Grid:
         return "seed" not in self.recipe.params and all(axis.name != "seed" for axis in self.axes)
 
     @cached_property
-    def _groups(self) -> "_Groups":
-        return _group_rows(self.rows, allowed=self._allowed, find_taken=self.draws_seeds)
+    def _groups(self) -> "Groups":
+        return group_rows(self.rows, allowed=self._allowed, find_taken=self.draws_seeds)
 
     def keys_of_rows(self, first: int, last: int) -> GridSlice:
         """Return the cells of rows first <= row < last, in grid order."""
@@ -351,87 +352,3 @@ def _stride(size: int) -> int:
         for step in (wanted + distance, wanted - distance)
         if step > 0 and gcd(step, size) == 1
     )
-
-
-@dataclass(frozen=True)
-class _Groups:
-    """Rows that ask for equal bodies: each row's ordinal, and what must be looked at combination by combination."""
-
-    ordinals: npt.NDArray[np.int32]
-    uneven: Mapping[int, npt.NDArray[np.int64]]  # row -> ordinal by combination, where equal rows exclude differently
-    taken: Mapping[int, frozenset[int]]  # row without a seed -> the seeds that rows of the same body state
-
-    def ordinal(self, row: int, combination: int) -> int:
-        by_combination = self.uneven.get(row)
-        return int(self.ordinals[row] if by_combination is None else by_combination[combination])
-
-    def repeated_within(self, first: int, last: int) -> list[int]:
-        rows: list[int] = (np.flatnonzero(self.ordinals[first:last]) + first).tolist()
-        return sorted({*rows, *(row for row in self.uneven if first <= row < last)})
-
-
-def _equal_runs(keys: KeyArray) -> Iterator[Indexes]:
-    """Yield the rows, ascending, of each set of two or more equal keys."""
-    order = np.lexsort((keys[:, 1], keys[:, 0]))
-    ordered = keys[order]
-    new = np.ones(len(order), dtype=np.bool_)
-    new[1:] = (ordered[1:] != ordered[:-1]).any(axis=1)
-    starts = np.flatnonzero(new)
-    lengths = np.diff(np.append(starts, len(order)))
-    for start, length in zip(starts[lengths > 1].tolist(), lengths[lengths > 1].tolist(), strict=True):
-        yield np.sort(order[start : start + length])
-
-
-def _group_rows(rows: RowArrays, *, allowed: npt.NDArray[np.bool_], find_taken: bool) -> _Groups:
-    ordinals = np.zeros(rows.n_rows, dtype=np.int32)
-    uneven: dict[int, npt.NDArray[np.int64]] = {}
-    # Every variant of two rows is equal or none is: clashing_rows has refused what else a template could make.
-    for members in _equal_runs(rows.keys[0]):
-        ordinals[members] = np.arange(len(members))
-        if len(set(rows.signature[members].tolist())) > 1:
-            stays = allowed[rows.signature[members]].astype(np.int64)
-            before = np.cumsum(stays, axis=0) - stays
-            uneven.update(zip(members.tolist(), before, strict=True))
-    taken: dict[int, frozenset[int]] = {}
-    if find_taken and (rows.own_seed != NO_SEED).any() and (rows.own_seed == NO_SEED).any():
-        taken = _taken_seeds(rows)
-    return _Groups(ordinals, uneven, taken)
-
-
-def _taken_seeds(rows: RowArrays) -> dict[int, frozenset[int]]:
-    """Return, for rows without a seed, the seeds that rows equal but for their seed state."""
-    seeded = np.flatnonzero(rows.own_seed != NO_SEED)
-    seeds = rows.own_seed[seeded]
-    values, places = np.unique(seeds, return_inverse=True)
-    # No model has a default seed, so a seed's key is the same for all of them.
-    seed_keys = np.array([parameter_key("", "seed", value) for value in values.tolist()], dtype=np.uint64)
-    bases = rows.keys[0][seeded] - seed_keys[places]
-    stated: dict[tuple[int, ...], set[int]] = {}
-    for base, seed in zip(map(tuple, bases.tolist()), seeds.tolist(), strict=True):
-        stated.setdefault(base, set()).add(seed)
-    bare = np.flatnonzero(rows.own_seed == NO_SEED)
-    found = zip(bare.tolist(), (stated.get(tuple(key)) for key in rows.keys[0][bare].tolist()), strict=True)
-    return {row: frozenset(owned) for row, owned in found if owned}
-
-
-def clashing_rows(rows: RowArrays, recipe: RowRecipe) -> list[tuple[int, int]]:
-    """Return pairs of rows, from 0, of which a template's axes make equal requests; such a job is refused.
-
-    Rows that are equal through and through don't clash: they are ordinals of each other. A row can clash with
-    itself, where two combinations of words give it the same prompt.
-    """
-    n_words = prod(len(axis.values) for axis in recipe.word_axes)
-    if n_words == 1:
-        return []
-    per_model = rows.keys[:n_words]
-    first_of = np.arange(rows.n_rows)
-    for members in _equal_runs(per_model[0]):
-        same = (per_model[:, members] == per_model[:, members[:1]]).all(axis=(0, 2))
-        first_of[members[same]] = members[0]
-    unique = np.flatnonzero(first_of == np.arange(rows.n_rows))
-    flat = per_model[:, unique].reshape(-1, 2)
-    pairs = []
-    for places in _equal_runs(flat):
-        clash = unique[places % len(unique)]
-        pairs.append((int(clash.min()), int(clash.max())))
-    return sorted(set(pairs))

@@ -7,9 +7,10 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from batchflux.core.grid import Grid, clashing_rows
+from batchflux.core.grid import Grid
 from batchflux.core.identity import Key, axis_seeds, body_key, cell_id, ordinal_key
 from batchflux.core.model import Axis, Cell, JsonValue
+from batchflux.core.ordinals import clashing_rows
 from batchflux.core.rows import RowPart, RowReader, RowRecipe, Rule
 from batchflux.core.template import Template
 
