@@ -24,7 +24,7 @@ from batchflux.core.rows import same_value
 from batchflux.core.spec import JobSpec
 from batchflux.engine.ports import Transport
 
-__all__ = ["Preflight", "ask_service", "prices_of"]
+__all__ = ["Preflight", "ask_service", "prices_of", "refused_by"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,7 +102,14 @@ def _check_schemas(spec: JobSpec, grid: Grid, schemas: Mapping[str, Mapping[str,
             continue
         listed = schema.get("properties")
         for name, values in _stated(spec, grid).items():
-            if not isinstance(listed, dict) or name in listed:
+            if not isinstance(listed, dict):
+                continue
+            if name in listed:
+                problems += [
+                    Problem(where=name, what=f"{model} does not take {value!r}", instead=f"it takes {allowed}")
+                    for value in values
+                    if (allowed := refused_by(listed[name], value)) is not None
+                ]
                 continue
             known = known_model(model)
             default = known.parameters[name].default if known is not None and name in known.parameters else None
@@ -117,6 +124,30 @@ def _check_schemas(spec: JobSpec, grid: Grid, schemas: Mapping[str, Mapping[str,
     if problems:
         raise JobSpecError(problems)
     return warnings
+
+
+def refused_by(schema: Any, value: JsonValue) -> str | None:
+    """Return what a parameter's live schema takes where it does not take a value, else None.
+
+    Only plain bounds are believed: `enum`, `minimum` and `maximum`; a schema of another form refuses nothing.
+    """
+    if not isinstance(schema, dict):
+        return None
+    allowed = schema.get("enum")
+    if isinstance(allowed, list) and allowed and not any(_is_same(value, item) for item in allowed):
+        return ", ".join(map(str, allowed[:20]))
+    low, high = schema.get("minimum"), schema.get("maximum")
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    if isinstance(low, int | float) and value < low:
+        return f"{low} at least"
+    if isinstance(high, int | float) and value > high:
+        return f"{high} at most"
+    return None
+
+
+def _is_same(value: JsonValue, item: Any) -> bool:
+    return type(item) in (str, int, float, bool) and same_value(value, item)
 
 
 def _stated(spec: JobSpec, grid: Grid) -> dict[str, list[JsonValue]]:
