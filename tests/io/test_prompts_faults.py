@@ -163,8 +163,8 @@ JSONL_FAULTS = {
     "newlines-only": (b"\n \r\n", ": the table has no rows; at least one is needed"),
     "utf-16": ('{"p": 1}'.encode("utf-16"), ": is UTF-16 text; save it as UTF-8"),
     "not-json": (
-        b'{"p": 1}\n{"p": 1,}\np: 1\n{"p": "a\tb"}\n{"p": 1} {}\n',
-        ":2: row 2: no valid JSON at column 9: Expecting property name enclosed in double quotes",
+        b'{"p": 1}\n{"p" 1}\np: 1\n{"p": "a\tb"}\n{"p": 1} {}\n',
+        ":2: row 2: no valid JSON at column 6: Expecting ':' delimiter",
         ":3: row 3: no valid JSON at column 1: Expecting value",
         ":4: row 4: no valid JSON at column 9: Invalid control character at",
         ":5: row 5: no valid JSON at column 10: Extra data",
