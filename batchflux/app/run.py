@@ -24,7 +24,7 @@ from batchflux.app.plan import Plan, make_plan
 from batchflux.app.preflight import Preflight, ask_service, prices_of
 from batchflux.app.publish import publish_results
 from batchflux.app.resume import Known, lay_over
-from batchflux.app.rundir import SANDBOX_ORIGIN, RunIdentity, freeze_job, read_facts_of, twin_of
+from batchflux.app.rundir import SANDBOX_ORIGIN, RunIdentity, check_origin, freeze_job, read_facts_of, twin_of
 from batchflux.app.summary import Result, summarise
 from batchflux.core.budget import Budget
 from batchflux.core.errors import UsageError
@@ -135,10 +135,14 @@ async def run_async(
     """Run a job; see `run`. `ask` is asked before money is spent, `observe` makes what watches the run."""
     options = options or RunOptions()
     job, is_sandbox = _place(job, options)
+    origin = SANDBOX_ORIGIN if is_sandbox else job.spec.api.origin
+    # What is refused leaves no trace: a directory gets its identity only when the run may begin, and by one process.
+    check_origin(job.run_dir, RunIdentity.read(job.run_dir), origin=origin)
+    key = ApiKey("sandbox") if is_sandbox else _key(job, options)
     with ExitStack() as stack:
-        identity = RunIdentity.open(job.run_dir, origin=SANDBOX_ORIGIN if is_sandbox else job.spec.api.origin)
         stack.enter_context(RunLock(job.run_dir))
-        base_url, key = _service(job, is_sandbox=is_sandbox, options=options, stack=stack)
+        identity = RunIdentity.open(job.run_dir, origin=origin)
+        base_url = _start_sandbox(job, options, stack) if is_sandbox else job.spec.api.base_url
         known = lay_over(job.grid, await asyncio.to_thread(read_facts_of, job.run_dir, identity))
         _take_up(known, job, options)
         proxy = None if is_sandbox else job.spec.api.proxy
@@ -175,19 +179,21 @@ def _place(job: Job, options: RunOptions) -> tuple[Job, bool]:
     return job, is_twin
 
 
-def _service(job: Job, *, is_sandbox: bool, options: RunOptions, stack: ExitStack) -> tuple[str, ApiKey]:
-    """Return the base URL and the key; for a rehearsal, start its sandbox. Raises UsageError."""
-    if is_sandbox:
-        state = ["--state", str(job.run_dir / "sandbox")]
-        process = stack.enter_context(SandboxProcess([*state, *options.sandbox_options]))
-        return process.base_url, ApiKey("sandbox")
+def _start_sandbox(job: Job, options: RunOptions, stack: ExitStack) -> str:
+    """Start a rehearsal's sandbox for the time of the run; returns its base URL. Raises UsageError."""
+    state = ["--state", str(job.run_dir / "sandbox")]
+    return stack.enter_context(SandboxProcess([*state, *options.sandbox_options])).base_url
+
+
+def _key(job: Job, options: RunOptions) -> ApiKey:
+    """Return the key for a host that may have it. Raises UsageError."""
     api = job.spec.api
     if not (api.is_default_host or api.is_loopback or api.host in options.allow_hosts):
         raise UsageError(
             f"api.base_url names the host {api.host}, which would be sent your key; "
             f"if you trust it, add --allow-host {api.host}"
         )
-    return api.base_url, ApiKey.from_environment(api.key_env)
+    return ApiKey.from_environment(api.key_env)
 
 
 def _take_up(known: Known, job: Job, options: RunOptions) -> None:

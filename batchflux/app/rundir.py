@@ -22,7 +22,15 @@ from batchflux.io.jobfile import dump_job
 from batchflux.io.parts import empty_table
 from batchflux.io.storage import make_dir, publish_bytes, publish_with, read_bytes, sweep_temporaries
 
-__all__ = ["IDENTITY_FILE", "SANDBOX_ORIGIN", "RunIdentity", "freeze_job", "read_facts_of", "twin_of"]
+__all__ = [
+    "IDENTITY_FILE",
+    "SANDBOX_ORIGIN",
+    "RunIdentity",
+    "check_origin",
+    "freeze_job",
+    "read_facts_of",
+    "twin_of",
+]
 
 IDENTITY_FILE = "run.json"
 SANDBOX_ORIGIN = "the sandbox"
