@@ -4,8 +4,11 @@ Standard output carries results, standard error everything else. Heavy modules a
 """
 
 import os
+import re
 import sys
+import unicodedata
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -22,19 +25,21 @@ _ISSUES = "this is a bug in batchflux; what was durable is safe, and the same co
 def main() -> NoReturn:
     """Run the command line and exit."""
     try:
-        status = _cli.main(prog_name="batchflux", standalone_mode=False)
+        # Not `_cli.main`, which ends a broken pipe with 1: that says of a run that cells have failed.
+        with _cli.make_context("batchflux", sys.argv[1:]) as context:
+            status = _cli.invoke(context)
+    except click.exceptions.Exit as end:
+        sys.exit(end.exit_code)
     except click.ClickException as error:
-        error.show(file=sys.stderr)
+        with suppress(OSError):
+            error.show(file=sys.stderr)
         sys.exit(2)
-    except click.Abort:
+    except (click.Abort, KeyboardInterrupt):
         _say("stopped")
         sys.exit(130)
     except BatchfluxError as error:
         _say(f"batchflux: {error}" if "\n" not in str(error) else str(error))
         sys.exit(error.exit_status)
-    except KeyboardInterrupt:
-        _say("stopped")
-        sys.exit(130)
     except BrokenPipeError:
         # Whoever read standard output has left, as `head` does; the interpreter's own flush must not complain too.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -48,9 +53,35 @@ def main() -> NoReturn:
 
 
 def _say(text: str) -> None:
-    """Write to standard error; control characters that came from data can't reach the terminal."""
-    shown = "".join(char if char.isprintable() or char == "\n" else "�" for char in text)
-    click.echo(shown, err=True)
+    """Write to standard error; that nobody reads it ends no run."""
+    with suppress(OSError):
+        click.echo(_harmless(text), err=True)
+
+
+def _tell(text: str) -> None:
+    """Write a result for people to standard output."""
+    click.echo(_harmless(text))
+
+
+def _tell_json(text: str) -> None:
+    """Write JSON to standard output; what could steer a terminal is escaped, which changes no value."""
+    click.echo(re.sub("[\x7f-\x9f\u2028-\u202e\u2066-\u2069]", lambda found: f"\\u{ord(found[0]):04x}", text))
+
+
+def _harmless(text: str) -> str:
+    """Return text in which no character that came from data can steer a terminal or turn the order of what it shows."""
+    if text.isascii() and text.replace("\n", "").isprintable():
+        return text
+    return "".join("�" if _is_steering(char) else char for char in text)
+
+
+def _is_steering(char: str) -> bool:
+    return (unicodedata.category(char) in _STEERING and char != "\n") or char in _TURNING
+
+
+# Control characters, lone surrogates, separators of lines and paragraphs; what turns the direction of writing.
+_STEERING = frozenset({"Cc", "Cs", "Zl", "Zp"})
+_TURNING = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -79,14 +110,14 @@ def _overrides(settings: tuple[str, ...], concurrency: int | None = None) -> dic
 
 def _money(context: click.Context, parameter: click.Parameter, value: str | None) -> int | None:
     """Read an amount of USD as micro-USD, exactly."""
-    from decimal import Decimal, InvalidOperation
+    from decimal import Decimal
 
     if value is None:
         return None
     try:
         amount = Decimal(value.removeprefix("$"))
         micro_usd = int(amount * 1_000_000)
-    except (InvalidOperation, ValueError, OverflowError):
+    except (ArithmeticError, ValueError):
         raise click.BadParameter(f"{value!r} is no amount in USD; write one like 12.50") from None
     if amount < 0:
         raise click.BadParameter("an amount can't be negative")
@@ -94,20 +125,21 @@ def _money(context: click.Context, parameter: click.Parameter, value: str | None
 
 
 def _until(context: click.Context, parameter: click.Parameter, value: str | None) -> float | None:
-    """Read a clock time as seconds from now; one that has passed today means tomorrow."""
-    from datetime import datetime, time, timedelta
+    """Read a time of day as seconds since the epoch, the next time that a clock here shows it."""
+    from datetime import datetime, timedelta
+    from re import fullmatch
 
     if value is None:
         return None
-    try:
-        clock = time.fromisoformat(value)
-    except ValueError:
-        raise click.BadParameter(f"{value!r} is no time of day; write one like 07:00") from None
-    now = datetime.now().astimezone()
-    then = now.replace(hour=clock.hour, minute=clock.minute, second=clock.second, microsecond=0)
+    found = fullmatch(r"([01]?[0-9]|2[0-3]):([0-5][0-9])", value)
+    if found is None:
+        raise click.BadParameter(f"{value!r} is no time of day; write one like 07:00")
+    # Without a zone, so that a night in which the clocks change has the length it has.
+    now = datetime.now()  # noqa: DTZ005
+    then = now.replace(hour=int(found[1]), minute=int(found[2]), second=0, microsecond=0)
     if then <= now:
         then += timedelta(days=1)
-    return (then - now).total_seconds()
+    return then.timestamp()
 
 
 # ------------------------------------------------------------------------------------------------------ run
@@ -149,7 +181,7 @@ def run(job: Path, out: Path | None, settings: tuple[str, ...], concurrency: int
     run_options = RunOptions(
         limit=options["limit"],
         budget_micro_usd=options["budget"],
-        until_s=options["until"],
+        until_at_s=options["until"],
         sandbox=options["sandbox"],
         retry_failed=options["retry_failed"],
         resubmit_unknown=options["resubmit_unknown"],
@@ -166,7 +198,7 @@ def run(job: Path, out: Path | None, settings: tuple[str, ...], concurrency: int
         )
     )
     if as_json:
-        click.echo(result.as_json())
+        _tell_json(result.as_json())
     _say("\n".join(result.lines()) if not as_json else result.lines()[0])
     return result.exit_status
 
@@ -189,7 +221,10 @@ def _asker(*, yes: bool) -> Callable[[Any], bool]:
                 f"this spends up to {usd(question.cost_micro_usd)}, and there is no terminal to ask at: "
                 "add --yes, or a bound with --budget USD"
             )
-        wanted = f"Buy {affordable:,} cells?" if affordable is not None else "Spend that?"
+        cells, images = question.plan.to_pay, question.plan.images
+        _say(f"{question.plan.name}: {cells:,} cells, {images:,} images are left to pay")
+        most = usd(question.cost_micro_usd)
+        wanted = f"Buy {affordable:,} cells?" if affordable is not None else f"Spend up to {most}?"
         return click.confirm(wanted, default=False, err=True)
 
     return ask
@@ -240,11 +275,11 @@ def plan(job: Path, out: Path | None, settings: tuple[str, ...], against: Path |
         from dataclasses import asdict
 
         extra = {"against": asdict(compared)} if compared is not None else {}
-        click.echo(json.dumps({**asdict(planned), **extra}, ensure_ascii=False, indent=1))
+        _tell_json(json.dumps({**asdict(planned), **extra}, ensure_ascii=False, indent=1))
         return
-    click.echo(str(planned))
+    _tell(str(planned))
     if compared is not None:
-        click.echo(f"  {compared}")
+        _tell(f"  {compared}")
     if planned.first_requests:
         _show_requests(planned.first_requests)
 
@@ -252,11 +287,11 @@ def plan(job: Path, out: Path | None, settings: tuple[str, ...], against: Path |
 def _show_requests(requests: Sequence[Mapping[str, Any]]) -> None:
     import json
 
-    click.echo("  first requests")
+    _tell("  first requests")
     for request in requests:
         body = json.dumps(request["body"], ensure_ascii=False)
         shown = body if len(body) <= 400 else body[:400] + "…"
-        click.echo(f"    POST {request['model']}  {shown}")
+        _tell(f"    POST {request['model']}  {shown}")
 
 
 @_cli.command(short_help="Show how a run stands; never disturbs it.")
@@ -281,8 +316,10 @@ def status(run_dir: Path, failed: bool, watch: bool, as_json: bool) -> None:
             click.clear()
         if failed:
             _show_failed(failed_cells(job, known), place, as_json=as_json)
+        elif as_json:
+            _tell_json(found.as_json())
         else:
-            click.echo(found.as_json() if as_json else str(found))
+            _tell(str(found))
         if not watch or not found.is_at_work:
             return
         time.sleep(2)
@@ -290,14 +327,16 @@ def status(run_dir: Path, failed: bool, watch: bool, as_json: bool) -> None:
 
 def _show_failed(cells: list[dict[str, Any]], run_dir: Path, *, as_json: bool) -> None:
     import json
+    from shlex import quote
 
     if as_json:
-        click.echo(json.dumps(cells, ensure_ascii=False))
+        _tell_json(json.dumps(cells, ensure_ascii=False))
         return
     for cell in cells:
         params = ", ".join(f"{name} {value}" for name, value in cell["params"].items())
-        click.echo(f"row {cell['row']} ({cell['prompt_id']}), {params}: {cell['error_kind']}: {cell['error']}")
-    click.echo(f"next: batchflux run {run_dir} --retry-failed" if cells else "no cell has failed")
+        line = f"row {cell['row']} ({cell['prompt_id']}), {params}: {cell['error_kind']}: {cell['error']}"
+        _tell(" ".join(line.splitlines()))
+    _tell(f"next: batchflux run {quote(str(run_dir))} --retry-failed" if cells else "no cell has failed")
 
 
 # ------------------------------------------------------------------------------------------------------ the rest
@@ -327,11 +366,14 @@ def schema() -> None:
 @click.argument("file", type=click.Path(path_type=Path, dir_okay=False), default=Path("job.yaml"))
 def init(file: Path) -> None:
     """Write a commented starter spec to FILE [job.yaml], and a prompt table beside it: 4 cells."""
+    from shlex import quote
+
     from batchflux.app.starter import write_starter
 
     for path in write_starter(file):
         _say(f"wrote {path}")
-    _say(f"next: batchflux plan {file}, then batchflux run {file} --sandbox")
+    shown = quote(str(file))
+    _say(f"next: batchflux plan {shown}, then batchflux run {shown} --sandbox")
 
 
 @_cli.command(

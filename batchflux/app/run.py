@@ -14,7 +14,6 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mappin
 from contextlib import ExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Protocol
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -25,9 +24,10 @@ from batchflux.app.preflight import Preflight, ask_service, prices_of
 from batchflux.app.publish import publish_results
 from batchflux.app.resume import Known, lay_over
 from batchflux.app.rundir import SANDBOX_ORIGIN, RunIdentity, check_origin, freeze_job, read_facts_of, twin_of
+from batchflux.app.stopping import Bell, Signals
 from batchflux.app.summary import Result, summarise
 from batchflux.core.budget import Budget
-from batchflux.core.errors import UsageError
+from batchflux.core.errors import RunInterrupted, UsageError
 from batchflux.core.flow import CellState
 from batchflux.core.limits import AUTO_MOST, Breaker, Health, Pace, Window
 from batchflux.core.model import CellStatus
@@ -38,7 +38,7 @@ from batchflux.engine.control import Admission
 from batchflux.engine.downloading import DownloadPool
 from batchflux.engine.local import Engine
 from batchflux.engine.observers import Several
-from batchflux.engine.ports import Download, Observer, StopReason, Work
+from batchflux.engine.ports import Download, Observer, StopReason, Watcher, Work
 from batchflux.io.checkpoint import CheckpointWriter, read_facts
 from batchflux.io.client import ApiKey, Client
 from batchflux.io.downloads import Downloader
@@ -61,11 +61,11 @@ _WEEK_MS = 7 * 24 * 3600 * 1000
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunOptions:
-    """What the command line adds to a spec, for this time only. `until` is seconds from now."""
+    """What the command line adds to a spec, for this time only. `until_at_s` is seconds since the epoch."""
 
     limit: int | None = None
     budget_micro_usd: int | None = None
-    until_s: float | None = None
+    until_at_s: float | None = None
     sandbox: bool = False
     sandbox_options: tuple[str, ...] = ()
     retry_failed: bool = False
@@ -85,16 +85,7 @@ class Question:
 
 
 Ask = Callable[[Question], bool]
-
-
-class Watcher(Observer, Protocol):
-    """An observer that a run ends: a bar on a terminal must be left before anything else is written there."""
-
-    def close(self) -> None:
-        """Nothing more happens."""
-
-
-MakeWatcher = Callable[[Progress], Watcher]
+MakeObserver = Callable[[Progress], Watcher]
 
 
 def run(job: Job, options: RunOptions | None = None) -> Result:
@@ -109,16 +100,25 @@ def run(job: Job, options: RunOptions | None = None) -> Result:
         return asyncio.run(run_async(job, options))
     # A notebook's loop is running already: the run gets a loop of its own in a thread of its own.
     found: list[Result | BaseException] = []
+    bell = Bell()
 
     def in_thread() -> None:
         try:
-            found.append(asyncio.run(run_async(job, options)))
+            found.append(asyncio.run(run_async(job, options, bell=bell)))
         except BaseException as error:  # noqa: BLE001 - handed to the caller's thread whole
             found.append(error)
 
     thread = threading.Thread(target=in_thread, name="batchflux-run")
     thread.start()
-    thread.join()
+    interrupted: KeyboardInterrupt | None = None
+    while thread.is_alive():
+        try:
+            thread.join()
+        except KeyboardInterrupt as error:  # the thread hears no signal, and must not go on spending
+            interrupted = error
+            bell.ring(signal.SIGINT)
+    if interrupted is not None:
+        raise interrupted
     if isinstance(found[0], BaseException):
         raise found[0]
     return found[0]
@@ -129,10 +129,14 @@ async def run_async(
     options: RunOptions | None = None,
     *,
     ask: Ask | None = None,
-    observe: MakeWatcher | None = None,
+    observe: MakeObserver | None = None,
     on_plan: Callable[[Plan, Preflight], None] | None = None,
+    bell: Bell | None = None,
 ) -> Result:
-    """Run a job; see `run`. `ask` is asked before money is spent, `observe` makes what watches the run."""
+    """Run a job; see `run`. `ask` is asked before money is spent, `observe` makes what watches the run.
+
+    `bell` stops it from another thread.
+    """
     options = options or RunOptions()
     job, is_sandbox = _place(job, options)
     origin = SANDBOX_ORIGIN if is_sandbox else job.spec.api.origin
@@ -151,7 +155,7 @@ async def run_async(
             session = await _prepare(job, options, known, client, base_url, ask=ask, on_plan=on_plan)
             freeze_job(job)
             async with _checkpoint(job.run_dir, identity) as sink:
-                stop = await _spend(job, options, known, client, sink, session=session, observe=observe)
+                stop = await _spend(job, options, known, client, sink, session=session, observe=observe, bell=bell)
     facts = await asyncio.to_thread(read_facts_of, job.run_dir, identity)
     known = lay_over(job.grid, facts)
     await asyncio.to_thread(publish_results, job, known, base_url=base_url)
@@ -294,7 +298,8 @@ async def _spend(
     sink: CheckpointWriter,
     *,
     session: _Session,
-    observe: MakeWatcher | None,
+    observe: MakeObserver | None,
+    bell: Bell | None,
 ) -> StopReason | None:
     """Run the engine over what is left; returns why it stopped early, if it did."""
     spec, loop = job.spec, asyncio.get_running_loop()
@@ -312,7 +317,7 @@ async def _spend(
         health=Health(patience_s=spec.run.patience_s, began_at_s=loop.time()),
         budget=session.budget,
         max_cells=options.limit,
-        until_s=None if options.until_s is None else loop.time() + options.until_s,
+        until_s=None if options.until_at_s is None else loop.time() + options.until_at_s - time.time(),
     )
     async with Downloader(job.run_dir, allow_loopback=session.is_loopback, proxy=spec.api.proxy) as downloader:
         pool = None
@@ -352,9 +357,13 @@ async def _spend(
         observer.note("start", cells=progress.n_cells, pending=progress.counts[CellStatus.PENDING])
         work = iter(()) if options.download_only else _work(job, known, options)
         lost = [] if options.download_only else _lost(job, known)
-        with _signals(admission):
+        with Signals(admission, bell, observer) as signals:
             try:
                 stop = await engine.run(work, lost)
+            except asyncio.CancelledError:
+                if signals.hurried_by is None:
+                    raise
+                raise RunInterrupted(name=signals.hurried_by.name, number=signals.hurried_by) from None
             finally:
                 progress.in_flight = admission.window.in_flight
                 observer.tick(progress)
@@ -470,37 +479,3 @@ def _pulse(
 def _refresh_manifest(job: Job, base_url: str) -> None:
     identity = RunIdentity.read(job.run_dir)
     publish_results(job, lay_over(job.grid, read_facts_of(job.run_dir, identity)), base_url=base_url)
-
-
-class _signals:  # noqa: N801 - reads as a block
-    """While it lasts, the first signal stops the run and keeps what is known; a second SIGINT ends it at once."""
-
-    _NUMBERS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-
-    def __init__(self, admission: Admission) -> None:
-        self._admission = admission
-        self._task = asyncio.current_task()
-        self._loop = asyncio.get_running_loop()
-        self._active = threading.current_thread() is threading.main_thread()
-        self._ignored = {number for number in self._NUMBERS if signal.getsignal(number) is signal.SIG_IGN}
-
-    def __enter__(self) -> None:
-        if self._active:
-            for number in self._NUMBERS:
-                if number not in self._ignored:  # nohup means what it says
-                    self._loop.add_signal_handler(number, self._heard, number)
-
-    def __exit__(self, *_: object) -> None:
-        if self._active:
-            for number in self._NUMBERS:
-                if number not in self._ignored:
-                    self._loop.remove_signal_handler(number)
-
-    def _heard(self, number: int) -> None:
-        reason = self._admission.switch.reason
-        if reason is not None and reason.kind == "signal" and self._task is not None:
-            self._task.cancel()
-        name = signal.Signals(number).name
-        self._admission.switch.stop(
-            StopReason(kind="signal", message=f"stopped by {name}", signal=number), abandon=True
-        )

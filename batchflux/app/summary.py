@@ -1,6 +1,7 @@
 """How a run stands, from its durable facts: counts, money, timings, errors by kind. The closing words and `status`."""
 
 import json
+import shlex
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -106,7 +107,7 @@ class Result:
         """The command that comes next."""
         here = shown_path(self.run_dir)
         if self.exit_status == 0:
-            return f"batchflux export {here} {self.name}.csv --format csv"
+            return f"batchflux export {here} {shlex.quote(f'{self.name}.csv')} --format csv"
         standing = self.standing
         open_cells = standing.pending + standing.submitted
         if not open_cells and standing.images_missing and not standing.failed:
@@ -157,7 +158,10 @@ class Result:
             text.append(f"  stopped: {self.stop.message}")
             if self.stop.fault is not None and self.stop.fault.kind not in standing.errors:
                 text.append(f"  {advice_for(self.stop.fault.kind)}")
-        text.append(f"  results: {shown_path(self.manifest)}" + (" and images/ beside it" if standing.images else ""))
+        text.append(
+            f"  results: {shown_path(self.manifest)}"
+            + (" and images/ beside it" if (self.run_dir / "images").is_dir() else "")
+        )
         text.append(f"  next: {self.command}")
         return text
 

@@ -6,7 +6,8 @@ BatchfluxError                what reaches a user, always with what to do next
 │   ├── RunDirLocked          another run is at work in the run directory
 │   └── ForeignRunDir         the run directory was begun with another API origin, or is another job's
 ├── StorageError              the disk said no (full, read-only, failed flush): spending stops    exit 4
-└── CheckpointDamaged         durable facts can't be believed: spending stops                     exit 4
+├── CheckpointDamaged         durable facts can't be believed: spending stops                     exit 4
+└── RunInterrupted            a second signal ended the run at once                       exit 130, 143, 129
 
 What befalls one cell is a value (`model.Fault`, `model.Outcome`), never an exception.
 """
@@ -22,6 +23,7 @@ __all__ = [
     "JobSpecError",
     "Problem",
     "RunDirLocked",
+    "RunInterrupted",
     "StorageError",
     "UsageError",
 ]
@@ -121,3 +123,14 @@ class CheckpointDamaged(BatchfluxError):
     def __str__(self) -> str:
         lines = "\n".join(f"  {line}" for line in self.damage)
         return f"{self.run_dir}: the checkpoint is damaged, so nothing is submitted:\n{lines}"
+
+
+class RunInterrupted(BatchfluxError):
+    """A second signal ended the run at once, before the predictions in flight were heard of and results published."""
+
+    def __init__(self, *, name: str, number: int) -> None:
+        super().__init__(name, number)
+        self.name, self.exit_status = name, 128 + number
+
+    def __str__(self) -> str:
+        return f"stopped at once by {self.name}; what was durable is safe, and the same command goes on"

@@ -3,6 +3,7 @@
 import asyncio
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import TextIO
 
 from tqdm import tqdm
@@ -15,6 +16,9 @@ from batchflux.engine.ports import Observer
 __all__ = ["Bar", "Lines", "Several", "duration"]
 
 _LINE_EVERY_S = 15.0
+
+_STOPPING = "stopping"
+_STOPPING_WORDS = "stopping: open submissions are heard to the end, for 10 s at most; once more stops at once"
 
 
 def duration(seconds: float) -> str:
@@ -53,16 +57,21 @@ class Bar:
         """Facts are counted by the progress."""
 
     def note(self, event: str, **details: JsonValue) -> None:
-        """Notes go to the log."""
+        """Notes go to the log, but that the run is stopping is said at once."""
+        if event == _STOPPING:
+            with suppress(OSError):
+                self._bar.write(_STOPPING_WORDS, file=sys.stderr)
 
     def tick(self, progress: Progress) -> None:
         """Redraw."""
-        self._bar.n = progress.n_done
-        self._bar.set_postfix_str(_state(progress))
+        with suppress(OSError):  # a terminal that is gone ends no run
+            self._bar.n = progress.n_done
+            self._bar.set_postfix_str(_state(progress))
 
     def close(self) -> None:
         """Leave the bar as it stands."""
-        self._bar.close()
+        with suppress(OSError):
+            self._bar.close()
 
 
 class Lines:
@@ -76,7 +85,9 @@ class Lines:
         """Facts are counted by the progress."""
 
     def note(self, event: str, **details: JsonValue) -> None:
-        """Notes go to the log."""
+        """Notes go to the log, but that the run is stopping is said at once."""
+        if event == _STOPPING:
+            self._write(_STOPPING_WORDS)
 
     def tick(self, progress: Progress) -> None:
         """Write a line when one is due."""
@@ -87,8 +98,12 @@ class Lines:
         rate, eta_s = progress.rate_per_s(now_s), progress.eta_s(now_s)
         speed = f", {rate * 60:.0f} cells/min" if rate else ""
         left = f", {duration(eta_s)} left" if eta_s is not None else ""
-        self._stream.write(f"{progress.n_done:,} of {progress.n_cells:,} cells{speed}{left}, {_state(progress)}\n")
-        self._stream.flush()
+        self._write(f"{progress.n_done:,} of {progress.n_cells:,} cells{speed}{left}, {_state(progress)}")
+
+    def _write(self, line: str) -> None:
+        with suppress(OSError):  # whoever read this has left, as `head` does: that ends no run
+            self._stream.write(f"{line}\n")
+            self._stream.flush()
 
     def close(self) -> None:
         """Nothing is held."""

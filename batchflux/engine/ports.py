@@ -9,7 +9,7 @@ from batchflux.core.model import Cell, Fact, Fault, JsonValue, SavedFile
 from batchflux.core.progress import Progress
 from batchflux.core.protocol import HttpAnswer, HttpRequest, TransportFault
 
-__all__ = ["Download", "Downloads", "Observer", "Sink", "StopReason", "Transport", "Work"]
+__all__ = ["Download", "Downloads", "Observer", "Sink", "StopReason", "Transport", "Watcher", "Work"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,3 +84,10 @@ class Observer(Protocol):
 
     def tick(self, progress: Progress) -> None:
         """A second or so has passed."""
+
+
+class Watcher(Observer, Protocol):
+    """An observer that holds something of the screen until it is closed."""
+
+    def close(self) -> None:
+        """Leave the screen as whoever writes next expects it."""

@@ -109,7 +109,7 @@ class Draft:
         }
         keys = {key: value for key, value in keys.items() if value}
         if self.is_extended:
-            lifted = {key: keys.pop(key) for key in ("params", "output") if key in keys}
+            lifted: dict[str, Any] = {key: keys.pop(key) for key in ("params", "output") if key in keys}
             _write_spec(folder / "base.yaml", lifted, long=self.is_long_spelling)
             keys = {"extends": "base.yaml", **keys}
         turned = list(keys)[self.keys_turned % len(keys) :] + list(keys)[: self.keys_turned % len(keys)]

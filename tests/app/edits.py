@@ -12,7 +12,11 @@ from tests.app.drafts import MAX, PRO, Draft
 Edit = Callable[[Draft, random.Random], None]
 EDITS: dict[str, Edit] = {}
 
-_LISTS = {"aspect_ratio": ["1:1", "16:9", "3:2"], "guidance_scale": [3.5, 2.5, 7.0], "seed": [1, 2, 3, 40, 500]}
+_LISTS: dict[str, list[Any]] = {
+    "aspect_ratio": ["1:1", "16:9", "3:2"],
+    "guidance_scale": [3.5, 2.5, 7.0],
+    "seed": [1, 2, 3, 40, 500],
+}
 
 
 def _edit(function: Edit) -> Edit:

@@ -179,9 +179,7 @@ def test_many_edits_in_sequence(service: RunningSandbox, base: str, names: list[
     _run_sequence(service, base, names, dice)
 
 
-def test_another_working_directory(
-    service: RunningSandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_another_working_directory(service: RunningSandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The same job by a relative path from elsewhere is the same job, in the same run directory."""
     path = _plain().write(tmp_path / "home")
     customer = Customer(service, tmp_path / "home")
@@ -202,9 +200,7 @@ def test_growing_a_sample_keeps_what_was_there(service: RunningSandbox, tmp_path
     draft.rows.reverse()
     sizes = {}
     for n in (2, 5, 9):
-        job = batchflux.load_job(
-            path, {"api.base_url": service.base_url, "prompts.sample": {"n": n, "key": key}}
-        )
+        job = batchflux.load_job(path, {"api.base_url": service.base_url, "prompts.sample": {"n": n, "key": key}})
         sizes[n] = batchflux.plan(job).to_pay
         assert batchflux.run(job).exit_status == 0
         draft.write(tmp_path)
