@@ -25,7 +25,17 @@ from batchflux.core.template import Template
 from batchflux.io.jobfile import MOST_BYTES, read_job_file
 from batchflux.io.prompts import PromptTable, TableBatch, missing_columns, open_table, text_column, untextual_columns
 
-__all__ = ["JOB_FILE", "MAX_CELLS", "PROMPTS_FILE", "Job", "Rows", "load_job", "locate_run_dir", "shown_path"]
+__all__ = [
+    "JOB_FILE",
+    "MAX_CELLS",
+    "PROMPTS_FILE",
+    "Job",
+    "Rows",
+    "load_job",
+    "locate_run_dir",
+    "shown_path",
+    "twin_of",
+]
 
 JOB_FILE = "job.yaml"
 PROMPTS_FILE = "prompts.parquet"
@@ -47,11 +57,13 @@ class Rows:
 
     def part(self, row: int) -> RowPart:
         """Return a row's part, from 0 in the order of the job."""
-        if self._last is None or self._last[0] != row:
-            part = self._reader.part(self._columns, row, str)
-            assert part is not None  # noqa: S101 - every row was checked when it was read
-            self._last = (row, part)
-        return self._last[1]
+        last = self._last  # once: the manifest is written in a thread beside the run
+        if last is not None and last[0] == row:
+            return last[1]
+        part = self._reader.part(self._columns, row, str)
+        assert part is not None  # noqa: S101 - every row was checked when it was read
+        self._last = (row, part)
+        return part
 
 
 class _Column(Sequence[JsonValue]):
@@ -81,6 +93,7 @@ class Job:
     grid: Grid
     rows: Rows
     selected: "np.ndarray[Any, np.dtype[np.int64]] | None"
+    stamps: Mapping[Path, tuple[int, int]]
 
     @property
     def name(self) -> str:
@@ -95,6 +108,18 @@ class Job:
     def at(self, run_dir: Path) -> "Job":
         """Return the same job for another run directory."""
         return replace(self, run_dir=run_dir)
+
+    def with_images(self) -> "Job":
+        """Return the same job, its images wanted whatever the spec says."""
+        return replace(self, spec=replace(self.spec, output=replace(self.spec.output, download=True)))
+
+    def check_unchanged(self) -> None:
+        """Raise UsageError where a file of the table was changed since its rows were read."""
+        for path, seen in self.stamps.items():
+            if _stamp_of(path) != seen:
+                raise UsageError(
+                    f"{path}: was changed while the job was being prepared; nothing was submitted, run again"
+                )
 
     def carried(self) -> Iterator[pa.Table]:
         """Yield the selected rows with all of the table's columns, in order, some thousand rows at a time."""
@@ -120,12 +145,17 @@ def locate_run_dir(path: Path, overrides: Mapping[str, object] | None = None) ->
         return path
     place = _read_spec(path, overrides or {}, out=None)[0].output.dir
     if not (place / JOB_FILE).exists():
-        rehearsal = place.with_name(f"{place.name}-sandbox")
-        where = f" (its rehearsal is {shown_path(rehearsal)})" if rehearsal.is_dir() else ""
+        twin = twin_of(place)
+        where = f" (its rehearsal is {shown_path(twin)})" if (twin / JOB_FILE).exists() else ""
         raise UsageError(
             f"{shown_path(place)}: there is no run yet; begin it with batchflux run {shown_path(path)}{where}"
         )
     return place
+
+
+def twin_of(run_dir: Path) -> Path:
+    """Return the run directory of a job's rehearsal."""
+    return run_dir.with_name(f"{run_dir.name}-sandbox")
 
 
 def shown_path(path: Path) -> str:
@@ -150,6 +180,7 @@ def load_job(path: str | Path, overrides: Mapping[str, object] | None = None, *,
         path = path / JOB_FILE
     spec, warnings = _read_spec(path, overrides or {}, out=out)
     table = open_table(spec.prompts.path)
+    stamps = {path: _stamp_of(path) for path in table.paths}
     recipe = build_recipe(spec)
     _check_columns(spec, recipe, table)
     grid, rows, selected = _read_rows(spec, recipe, table)
@@ -164,7 +195,17 @@ def load_job(path: str | Path, overrides: Mapping[str, object] | None = None, *,
         grid=grid,
         rows=rows,
         selected=selected,
+        stamps=stamps,
     )
+
+
+def _stamp_of(path: Path) -> tuple[int, int]:
+    """Return what changes when a file does: size and time of change, (-1, -1) where it is gone."""
+    try:
+        found = path.stat()
+    except OSError:
+        return -1, -1
+    return found.st_size, found.st_mtime_ns
 
 
 def _read_spec(path: Path, overrides: Mapping[str, object], *, out: Path | None) -> tuple[JobSpec, tuple[str, ...]]:

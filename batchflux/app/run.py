@@ -5,6 +5,7 @@ refuse, everything after it only tells.
 """
 
 import asyncio
+import errno
 import json
 import random
 import signal
@@ -27,7 +28,7 @@ from batchflux.app.rundir import SANDBOX_ORIGIN, RunIdentity, check_origin, free
 from batchflux.app.stopping import Bell, Signals
 from batchflux.app.summary import Result, summarise
 from batchflux.core.budget import Budget
-from batchflux.core.errors import RunInterrupted, UsageError
+from batchflux.core.errors import RunInterrupted, StorageError, UsageError
 from batchflux.core.flow import CellState
 from batchflux.core.limits import AUTO_MOST, Breaker, Health, Pace, Window
 from batchflux.core.model import CellStatus
@@ -153,12 +154,14 @@ async def run_async(
         ca_file = Path(job.spec.api.ca_file) if job.spec.api.ca_file else None
         async with Client(key, proxy=proxy, ca_file=ca_file) as client:
             session = await _prepare(job, options, known, client, base_url, ask=ask, on_plan=on_plan)
-            freeze_job(job)
+            job = freeze_job(job)
             async with _checkpoint(job.run_dir, identity) as sink:
                 stop = await _spend(job, options, known, client, sink, session=session, observe=observe, bell=bell)
     facts = await asyncio.to_thread(read_facts_of, job.run_dir, identity)
     known = lay_over(job.grid, facts)
     await asyncio.to_thread(publish_results, job, known, base_url=base_url)
+    if options.download_only:
+        job = job.with_images()
     return summarise(job, known, stop=stop, started=session.started, spent_before=session.spent_before)
 
 
@@ -229,23 +232,24 @@ async def _prepare(
     to_pay = plan.to_pay if prices else 0
     spent = known.spent_micro_usd
     is_loopback = is_loopback_host(host_of(base_url))
-    session_limit = options.budget_micro_usd
     if on_plan is not None:
         on_plan(plan, preflight)
-    cost = round((plan.cost_usd or 0) * 1_000_000)
     if to_pay and not is_loopback:
+        cost = round((plan.cost_usd or 0) * 1_000_000)
+        most = min([cost, *_bounds(job, options, prices, spent_micro_usd=spent)])
         balance = preflight.balance_micro_usd
-        too_little = balance is not None and balance < cost
-        if ask is not None and (too_little or spent + cost > _agreed(job.run_dir)):
-            affordable = balance * plan.to_pay // cost if too_little and balance is not None and cost else None
-            question = Question(plan=plan, cost_micro_usd=cost, balance_micro_usd=balance, affordable_cells=affordable)
+        too_little = balance is not None and balance < most
+        if ask is not None and (too_little or spent + most > _agreed(job.run_dir)):
+            affordable = balance * plan.to_pay // cost if too_little and balance is not None else None
+            question = Question(plan=plan, cost_micro_usd=most, balance_micro_usd=balance, affordable_cells=affordable)
             if not ask(question):
                 raise UsageError("nothing was submitted")
-        _agree(job.run_dir, spent + cost)
-    _check_disk(job, plan)
+        # What was bounded was agreed to in these bounds alone.
+        _agree(job.run_dir, spent + most)
+    _check_disk(job)
     budget = Budget(
         life_limit_micro_usd=job.spec.run.budget_micro_usd,
-        session_limit_micro_usd=session_limit,
+        session_limit_micro_usd=options.budget_micro_usd,
         life_micro_usd=spent,
     )
     return _Session(
@@ -257,6 +261,18 @@ async def _prepare(
         is_loopback=is_loopback,
         listed_params=preflight.listed_params,
     )
+
+
+def _bounds(job: Job, options: RunOptions, prices: Mapping[str, int], *, spent_micro_usd: int) -> list[int]:
+    """Return what this run can't spend more than, in micro-USD, as its budgets and its limit of cells say."""
+    bounds = []
+    if options.budget_micro_usd is not None:
+        bounds.append(options.budget_micro_usd)
+    if job.spec.run.budget_micro_usd is not None:
+        bounds.append(max(0, job.spec.run.budget_micro_usd - spent_micro_usd))
+    if options.limit is not None:
+        bounds.append(options.limit * max(prices.values()) * job.grid.most_images)
+    return bounds
 
 
 _AGREED_FILE = "agreed.json"
@@ -277,10 +293,11 @@ def _agree(run_dir: Path, micro_usd: int) -> None:
         publish_bytes(run_dir / _AGREED_FILE, json.dumps({"micro_usd": micro_usd}).encode())
 
 
-def _check_disk(job: Job, plan: Plan) -> None:
+def _check_disk(job: Job) -> None:
     free = free_bytes(job.run_dir)
     if free < _LEAST_FREE_BYTES:
-        raise UsageError(f"{job.run_dir}: only {free >> 20} MB are free on this disk; make room, then run again")
+        full = OSError(errno.ENOSPC, f"only {free >> 20} MB are free on this disk")
+        raise StorageError(job.run_dir, doing="begin the run", cause=full)
 
 
 @asynccontextmanager

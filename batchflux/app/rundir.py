@@ -13,13 +13,14 @@ from typing import Self
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from batchflux.app.job import JOB_FILE, PROMPTS_FILE, Job
+from batchflux.app.job import JOB_FILE, PROMPTS_FILE, Job, twin_of
 from batchflux.core.errors import ForeignRunDir, StorageError, UsageError
 from batchflux.core.identity import IDENTITY_VERSION
 from batchflux.core.spec import resolved_mapping
 from batchflux.io.facts import CHECKPOINT_DIR, JOURNAL_DIR, read_state
 from batchflux.io.jobfile import dump_job
 from batchflux.io.parts import empty_table
+from batchflux.io.prompts import open_table
 from batchflux.io.storage import make_dir, publish_bytes, publish_with, read_bytes, sweep_temporaries
 
 __all__ = [
@@ -83,11 +84,6 @@ def check_origin(run_dir: Path, found: RunIdentity | None, *, origin: str) -> No
         raise ForeignRunDir(run_dir, begun_with=found.origin, asked_for=origin)
 
 
-def twin_of(run_dir: Path) -> Path:
-    """Return the run directory of a job's rehearsal."""
-    return run_dir.with_name(f"{run_dir.name}-sandbox")
-
-
 def read_facts_of(run_dir: Path, identity: RunIdentity | None) -> pa.Table:
     """Return the folded facts of a run, none where none was begun. Raises CheckpointDamaged, StorageError."""
     if identity is None or not (run_dir / CHECKPOINT_DIR).is_dir():
@@ -95,10 +91,15 @@ def read_facts_of(run_dir: Path, identity: RunIdentity | None) -> pa.Table:
     return read_state(run_dir, job_id=identity.run_id)
 
 
-def freeze_job(job: Job) -> None:
-    """Put the resolved spec and the selected rows into the run directory. Raises StorageError."""
-    if job.is_run_dir:
-        return
+def freeze_job(job: Job) -> Job:
+    """Put the resolved spec and the selected rows into the run directory; returns the job that reads them from there.
+
+    From here on nothing depends on the files that the user may edit while the run is at work. Raises StorageError,
+    and UsageError where the table was edited since it was read.
+    """
+    if job.is_run_dir and job.run_dir.resolve() == job.path.parent.resolve():
+        return job
+    job.check_unchanged()
     for folder in (job.run_dir, job.run_dir / "images"):
         sweep_temporaries(folder)
     _freeze_table(job)
@@ -106,6 +107,7 @@ def freeze_job(job: Job) -> None:
     spec = replace(job.spec, prompts=prompts, output=replace(job.spec.output, dir=Path(".")))
     head = f"# {job.name}: the spec as it runs here. `batchflux run` on this folder goes on with exactly this.\n"
     publish_bytes(job.run_dir / JOB_FILE, (head + dump_job(resolved_mapping(spec))).encode())
+    return replace(job, table=open_table([job.run_dir / PROMPTS_FILE]), selected=None)
 
 
 def _freeze_table(job: Job) -> None:

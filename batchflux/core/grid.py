@@ -129,6 +129,16 @@ class Grid:
         own = self.rows.images[indexes // self.n_combinations]
         return np.where(own > 0, own, default)
 
+    @cached_property
+    def most_images(self) -> int:
+        """How many images one cell asks for at most."""
+        axis = next((axis for axis in self.axes if axis.name == "num_images"), None)
+        if axis is not None:
+            return max(int(value) for value in axis.values if isinstance(value, int | float))
+        stated = self.recipe.params.get("num_images")
+        default = int(stated) if isinstance(stated, int | float) else 1
+        return max(default, int(self.rows.images.max()))
+
     def models_of(self, indexes: Indexes) -> Indexes:
         """Return the place of each cell's model among `recipe.models`, (n,)."""
         n_words = prod(len(axis.values) for axis in self.recipe.word_axes)
