@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from batchflux.core.catalog import DEFAULT_MODEL, known_model
 from batchflux.core.errors import JobSpecError, Problem, UsageError
 from batchflux.core.grid import Grid
 from batchflux.core.model import JsonValue
@@ -248,11 +249,16 @@ def build_recipe(spec: JobSpec) -> RowRecipe:
 
 
 def _parser(spec: JobSpec) -> Callable[[str, str], JsonValue]:
+    known = next((model for model in spec.models if known_model(model) is not None), None)
+
     def parse(name: str, text: str) -> JsonValue:
-        value = parse_text(name, text, model_id=spec.models[0])
-        if isinstance(value, ValueFault):
-            raise ValueError(_told(value))
-        return value
+        # Of a model that nothing ships for, a seed is a number all the same; what isn't one there is sent as written.
+        value = parse_text(name, text, model_id=known or DEFAULT_MODEL)
+        if not isinstance(value, ValueFault):
+            return value
+        if known is None:
+            return text
+        raise ValueError(_told(value))
 
     return parse
 

@@ -8,6 +8,7 @@ the template's words and the models, of which a row's share depends.
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
+from math import isfinite
 
 import numpy as np
 import numpy.typing as npt
@@ -24,6 +25,7 @@ from batchflux.core.identity import (
     selection_rank,
 )
 from batchflux.core.model import Axis, JsonValue, Params
+from batchflux.core.parameters import as_sent
 from batchflux.core.template import Template
 
 __all__ = ["KeyArray", "RowArrays", "RowPart", "RowReader", "RowRecipe", "Rule", "name_of_row", "same_value"]
@@ -274,6 +276,10 @@ class RowReader:
             typed = self._recipe.parse_text(name, value)
         else:
             typed = value
+            if isinstance(typed, float) and not isfinite(typed):
+                raise ValueError(f"must be a number, is {typed}; leave the field empty where the row has none")
+            for model in self._recipe.models:
+                typed = as_sent(name, typed, model_id=model)
         fault = self._recipe.check_value(name, typed)
         if fault is not None:
             raise ValueError(fault)

@@ -6,7 +6,8 @@ CSV guards formulas: a text that a spreadsheet would run gets an apostrophe befo
 import csv
 import json
 from collections.abc import Iterable, Mapping
-from datetime import datetime
+from datetime import date, time
+from math import isfinite
 from pathlib import Path
 from typing import IO, Any, Literal
 
@@ -34,8 +35,19 @@ def export_table(run_dir: Path, dest: Path, *, form: Literal["csv", "jsonl"]) ->
         return _write_csv(file, column_names(manifest), rows) if form == "csv" else _write_jsonl(file, rows)
 
 
+class _Lines:
+    """A file that ends lines with a line feed, whatever ends them for the csv module."""
+
+    def __init__(self, file: IO[str]) -> None:
+        self._file = file
+
+    def write(self, line: str) -> int:
+        return self._file.write(line.removesuffix("\r\n") + "\n")
+
+
 def _write_csv(file: IO[str], names: list[str], rows: Iterable[Mapping[str, Any]]) -> int:
-    writer = csv.writer(file, lineterminator="\n")
+    # It quotes only what holds a character of the line's end: a lone carriage return must be quoted too.
+    writer = csv.writer(_Lines(file), lineterminator="\r\n")
     writer.writerow([_guarded(name) for name in names])
     count = 0
     for row in rows:
@@ -47,26 +59,48 @@ def _write_csv(file: IO[str], names: list[str], rows: Iterable[Mapping[str, Any]
 def _write_jsonl(file: IO[str], rows: Iterable[Mapping[str, Any]]) -> int:
     count = 0
     for row in rows:
-        file.write(json.dumps(row, ensure_ascii=False, default=_plain) + "\n")
+        file.write(_json(row) + "\n")
         count += 1
     return count
 
 
+def _json(value: Any) -> str:
+    return json.dumps(_numbered(value), ensure_ascii=False, allow_nan=False, default=_text)
+
+
+def _numbered(value: Any) -> Any:
+    """Return a value without the floats that JSON has no number for: they become null."""
+    match value:
+        case float():
+            return value if isfinite(value) else None
+        case dict():
+            return {name: _numbered(item) for name, item in value.items()}
+        case list():
+            return [_numbered(item) for item in value]
+        case _:
+            return value
+
+
+def _text(value: Any) -> str:
+    """Return what neither JSON nor a table cell has a form for: times in ISO form, bytes in hexadecimal digits."""
+    if isinstance(value, date | time):
+        return value.isoformat()
+    return value.hex() if isinstance(value, bytes) else str(value)
+
+
 def _plain(value: Any) -> Any:
-    """Return a value as a table cell: times in ISO form, lists and structures as JSON, nothing for null."""
+    """Return a value as a table cell: lists and structures as JSON, nothing for null."""
     match value:
         case None:
             return ""
-        case datetime():
-            return value.isoformat()
         case bool():
             return "true" if value else "false"
         case list() | dict():
-            return json.dumps(value, ensure_ascii=False, default=str) if value else ""
-        case bytes():
-            return value.hex()
-        case _:
+            return _json(value) if value else ""
+        case str() | int() | float():
             return value
+        case _:
+            return _text(value)
 
 
 def _guarded(value: Any) -> Any:

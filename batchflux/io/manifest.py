@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from batchflux.core.catalog import known_model
 from batchflux.core.grid import Grid, GridSlice
 from batchflux.core.ledger import cell_ids
 from batchflux.core.model import JsonValue
@@ -153,8 +154,9 @@ def _schema(source: ManifestSource) -> pa.Schema:
     fields += [pa.field(axis.name, pa.string()) for axis in grid.axes if axis.kind == "word"]
     fields += list(STATE_FIELDS)
     taken = {field.name for field in fields}
-    used = set(grid.recipe.columns.values()) if "prompt" in grid.recipe.columns else set()
-    used |= {column for name, column in grid.recipe.columns.items() if name != "prompt"}
+    # A column whose parameter an axis gives is in no request, so it is carried like any other.
+    said = {name: column for name, column in grid.recipe.columns.items() if name in ("prompt", "id")}
+    used = {*said.values(), *grid.recipe.row_params.values()}
     for field in source.carried_schema:
         if field.name in used:
             continue
@@ -167,35 +169,59 @@ def _schema(source: ManifestSource) -> pa.Schema:
 
 
 def _parameter_type(source: ManifestSource, name: str) -> pa.DataType:
-    if name in _PARAMETER_TYPES:
-        return _PARAMETER_TYPES[name]
+    """Return a parameter's column type: its own, where the job's values are such, else what holds them all."""
     grid = source.grid
     axis = next((axis for axis in grid.axes if axis.name == name), None)
-    if axis is not None:
-        return _common_type(axis.values)
-    values: list[JsonValue] = [grid.recipe.params[name]] if name in grid.recipe.params else []
+    values: list[JsonValue] = list(axis.values) if axis is not None and axis.kind == "parameter" else []
+    if axis is None and name in grid.recipe.params:
+        values.append(grid.recipe.params[name])
     column = grid.recipe.row_params.get(name)
-    if column is not None:
-        own = source.carried_schema.field(column).type
+    if column is None:
+        return _type_of(name, values)
+    if name in _PARAMETER_TYPES and all(known_model(model) is not None for model in grid.recipe.models):
+        return _PARAMETER_TYPES[name]  # every row was checked when it was read
+    own = source.carried_schema.field(column).type
+    if not pa.types.is_string(own) and name not in _PARAMETER_TYPES:
         return own if not values or _common_type(values) == own else pa.string()
-    return _common_type(values)
+    # Nothing ships for the model, so what rows say may be of any type: they are asked.
+    said = (source.part(row).params.get(name) for row in range(grid.rows.n_rows))
+    found = {(type(value), _fits(value, pa.int64())): value for value in said}
+    return _type_of(name, [*values, *found.values()])
+
+
+def _type_of(name: str, values: Sequence[JsonValue]) -> pa.DataType:
+    usual = _PARAMETER_TYPES.get(name)
+    return usual if usual is not None and all(_fits(value, usual) for value in values) else _common_type(values)
+
+
+def _fits(value: JsonValue, kind: pa.DataType) -> bool:
+    if value is None:
+        return True
+    if pa.types.is_string(kind):
+        return isinstance(value, str)
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    if pa.types.is_floating(kind):
+        return isinstance(value, float) or abs(value) <= 2**53
+    return abs(value) < 2**63 and float(value).is_integer()
 
 
 def _common_type(values: Sequence[JsonValue]) -> pa.DataType:
     kinds = {type(value) for value in values if value is not None}
     if kinds == {bool}:
         return pa.bool_()
-    if kinds == {int}:
-        return pa.int64()
-    if kinds <= {int, float} and kinds:
-        return pa.float64()
+    for kind in (pa.int64(), pa.float64()) if kinds and kinds <= {int, float} else ():
+        if all(_fits(value, kind) for value in values) and (kinds == {int} or kind == pa.float64()):
+            return kind
     return pa.string()
 
 
 def _typed(name: str, values: Sequence[Any], kind: pa.DataType | None = None) -> pa.Array:
-    kind = kind if kind is not None else _PARAMETER_TYPES.get(name, _common_type(values))
+    kind = kind if kind is not None else _type_of(name, values)
     if pa.types.is_string(kind):
         return pa.array([v if v is None or isinstance(v, str) else json.dumps(v) for v in values], kind)
+    if pa.types.is_integer(kind):
+        return pa.array([v if v is None else int(v) for v in values], kind)
     return pa.array(values, kind)
 
 

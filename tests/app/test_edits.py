@@ -19,19 +19,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import batchflux
-from batchflux.sandbox import Latency, RunningSandbox, SandboxConfig, SandboxThread
+from batchflux.sandbox import RunningSandbox
 from tests.app.drafts import PRICE_USD, Ask, Draft, canonical, without_defaults
 from tests.app.edits import EDITS
+from tests.app.service import quick_service
 
 
 @pytest.fixture(scope="module")
 def service() -> Iterator[RunningSandbox]:
     """One service without latency for all jobs; what each buys is told apart by when."""
-    with SandboxThread(SandboxConfig(latency=Latency(median_s=0))) as running, pytest.MonkeyPatch.context() as patch:
-        patch.setenv("WAVESPEED_API_KEY", "a-key")
-        # The first look at a prediction comes after half a second: here it would be all of the time.
-        patch.setattr("batchflux.core.polling._FIRST_GUESS_S", 0.02)
-        patch.setattr("batchflux.core.polling._SHORTEST_STEP_S", 0.02)
+    with quick_service() as running:
         yield running
 
 
