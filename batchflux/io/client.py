@@ -19,12 +19,12 @@ from batchflux.core.protocol import HttpAnswer, HttpRequest, TransportFault
 
 __all__ = ["ApiKey", "Client"]
 
-# Shorter ones are stand-ins for a local server, plain words that prompts and addresses may hold too.
-_SHORTEST_SECRET = 16
-
 # The official client's own numbers: 10 s to connect, 60 s for a submission, 30 s for a query.
 _POST_TIMEOUT = aiohttp.ClientTimeout(total=60, sock_connect=10, sock_read=30)
 _GET_TIMEOUT = aiohttp.ClientTimeout(total=30, sock_connect=10, sock_read=20)
+
+# A shorter key is a play one (the sandbox takes any word): blotting it out could spoil an answer's plain words.
+_LEAST_SECRET_CHARS = 16
 
 
 class ApiKey:
@@ -44,7 +44,7 @@ class ApiKey:
                 f"no API key: the environment variable {name} is not set; export {name}=..., "
                 "or try the job without a key: add --sandbox"
             )
-        if not value.isascii() or not value.isprintable() or " " in value:
+        if not value.isascii() or not value.isprintable() or set(value) & set(" \"'"):
             raise UsageError(f"the key in {name} holds characters that no key has (spaces, quotes, line ends?)")
         return cls(value)
 
@@ -52,9 +52,13 @@ class ApiKey:
         """Return the Authorization header."""
         return {"Authorization": f"Bearer {self._value}"}
 
-    def redacted(self, text: str) -> str:
-        """Return a text of the service's with *** where it quotes the key, since such texts end in logs."""
-        return text.replace(self._value, "***") if len(self._value) >= _SHORTEST_SECRET else text
+    def blot_out(self, text: str) -> str:
+        """Return text that came from outside without the key, should it have been echoed."""
+        return text.replace(self._value, "***") if len(self._value) >= _LEAST_SECRET_CHARS else text
+
+    def blot_out_bytes(self, data: bytes) -> bytes:
+        """Return bytes that came from outside without the key."""
+        return data.replace(self._value.encode(), b"***") if len(self._value) >= _LEAST_SECRET_CHARS else data
 
     def __repr__(self) -> str:
         return "ApiKey(***)"
@@ -130,15 +134,15 @@ class Client:
                 location = response.headers.get("Location")
                 return HttpAnswer(
                     status=response.status,
-                    body=self._key.redacted(body.decode("latin-1")).encode("latin-1"),
+                    body=self._key.blot_out_bytes(body),
                     retry_after=response.headers.get("Retry-After"),
                     date=response.headers.get("Date"),
-                    location=None if location is None else self._key.redacted(location),
+                    location=None if location is None else self._key.blot_out(location),
                 )
         except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
             # The hook fires before the first byte leaves: only its absence proves that nothing was sent. What aiohttp
             # calls status 400 here is its own parse error, never the service's word.
-            return TransportFault(sent=bool(sent), message=self._key.redacted(_words(error)))
+            return TransportFault(sent=bool(sent), message=self._key.blot_out(_words(error)))
 
 
 async def _note_sent(
