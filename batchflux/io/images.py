@@ -1,6 +1,5 @@
 """Looks at an image file: whether it is whole, what it is and how large. Runs in a thread, never on the event loop."""
 
-import warnings
 from pathlib import Path
 from typing import NamedTuple
 
@@ -27,8 +26,8 @@ def inspect_image(path: Path) -> ImageFacts:
     """Decode a file to its last pixel. Raises ImageFault where that fails, OSError where the disk does."""
     from PIL import Image, UnidentifiedImageError
 
-    with path.open("rb") as file, warnings.catch_warnings():
-        warnings.simplefilter("error")
+    # Warnings are left as they are: their filters are the whole process's, and several threads look at images.
+    with path.open("rb") as file:
         try:
             with Image.open(file) as image:
                 extension = _EXTENSIONS.get(image.format or "")

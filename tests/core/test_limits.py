@@ -1,7 +1,7 @@
 """What may be sent when: growth, one cut a burst, even pacing, the breaker's few lost answers, patience."""
 
-import itertools
 import random
+from itertools import pairwise
 
 import pytest
 from hypothesis import given
@@ -123,7 +123,7 @@ def test_pace_spaces_images_evenly() -> None:
         pace.spend(1, now_s=now_s)
     assert left[0] == 100.0
     assert left[-1] == pytest.approx(160.0)
-    assert max(b - a for a, b in itertools.pairwise(left)) == pytest.approx(0.12)
+    assert max(b - a for a, b in pairwise(left)) == pytest.approx(0.12)
     pace.spend(1, now_s=500.0)
     assert pace.ready_at_s() == pytest.approx(500.12)
 

@@ -254,11 +254,15 @@ def test_cancelling_passes_through() -> None:
     """A run that stops isn't held up: cancellation is no fault of the network's."""
 
     async def scene() -> None:
-        async with RawServer(act=_nothing) as server, Client(ApiKey(CANARY)) as client:
+        arrived = asyncio.Event()
+
+        async def hang(turn: Turn) -> None:
+            arrived.set()
+
+        async with RawServer(act=hang) as server, Client(ApiKey(CANARY)) as client:
             async with asyncio.TaskGroup() as group:
                 sending = group.create_task(client.send(post(server.origin)))
-                while not server.turns:
-                    await asyncio.sleep(0)
+                await arrived.wait()
                 sending.cancel()
             assert sending.cancelled()
 
@@ -276,10 +280,10 @@ def test_redirects_are_not_followed(status: str, method: str) -> None:
     async def scene() -> None:
         async with RawServer(act=say(respond(GOOD))) as other:
             where = f"{other.origin}/api/v3/a/b"
-            async with RawServer(act=say(respond(b"", f"Location: {where}", status=status))) as server:
-                async with Client(ApiKey(CANARY)) as client:
-                    request = post(server.origin) if method == "POST" else get(server.origin)
-                    found = await client.send(request)
+            redirect = respond(b"", f"Location: {where}", status=status)
+            async with RawServer(act=say(redirect)) as server, Client(ApiKey(CANARY)) as client:
+                request = post(server.origin) if method == "POST" else get(server.origin)
+                found = await client.send(request)
             assert isinstance(found, HttpAnswer)
             assert (found.status, found.location) == (int(status[:3]), where)
             assert (other.connections, len(server.turns)) == (0, 1)

@@ -1,0 +1,154 @@
+"""What an image is: whole to its last pixel, of a known kind, of a believable size; anything else is a fault."""
+
+import threading
+import warnings
+from collections.abc import Iterator
+from io import BytesIO
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from batchflux.io import images
+from batchflux.io.images import ImageFacts, ImageFault, inspect_image
+
+FORMATS = {"PNG": "png", "JPEG": "jpg", "WEBP": "webp", "GIF": "gif", "BMP": "bmp", "TIFF": "tif"}
+
+
+@pytest.fixture(autouse=True)
+def _plain_warnings() -> Iterator[None]:
+    """What holds must hold where a library's warnings are not errors, as in a user's process."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+def picture(kind: str = "PNG", *, size: tuple[int, int] = (48, 32)) -> bytes:
+    """A small picture with something in it."""
+    image = Image.new("RGB", size, (200, 30, 90))
+    image.paste((10, 120, 250), (4, 4, size[0] // 2, size[1] // 2))
+    data = BytesIO()
+    image.save(data, format=kind)
+    return data.getvalue()
+
+
+def inspect(folder: Path, data: bytes) -> ImageFacts:
+    path = folder / "image.part"
+    path.write_bytes(data)
+    return inspect_image(path)
+
+
+@pytest.mark.parametrize(("kind", "extension"), FORMATS.items())
+def test_the_kind_is_told_from_the_bytes(kind: str, extension: str, tmp_path: Path) -> None:
+    """Whatever a URL ends with, the extension is that of the bytes."""
+    assert inspect(tmp_path, picture(kind)) == ImageFacts(extension, 48, 32)
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        (b"", "an empty file"),
+        (b"<!doctype html><html>", "not an image"),
+        (b"{}", "not an image"),
+        (b"\x89PNG\r\n\x1a\n", "image"),
+        (picture("PPM"), "of the kind PPM"),
+    ],
+)
+def test_what_is_no_image(data: bytes, words: str, tmp_path: Path) -> None:
+    """S08: pages, JSON, nothing at all and kinds that models don't give are told as what they are."""
+    with pytest.raises(ImageFault, match=words):
+        inspect(tmp_path, data)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF"])
+def test_a_cut_image_is_no_image(kind: str, tmp_path: Path) -> None:
+    """A body that ended too soon is told, wherever it was cut: at the head, in the middle, short of the end."""
+    whole = picture(kind, size=(400, 300))
+    for keep in (10, len(whole) // 3, len(whole) // 2, len(whole) * 9 // 10):
+        with pytest.raises(ImageFault):
+            inspect(tmp_path, whole[:keep])
+
+
+def test_a_flipped_pixel_of_a_png_is_told(tmp_path: Path) -> None:
+    """PNG carries checksums: a flipped byte in its pixels doesn't pass."""
+    whole = bytearray(picture("PNG", size=(400, 300)))
+    place = whole.index(b"IDAT") + 20
+    whole[place] ^= 0xFF
+    with pytest.raises(ImageFault):
+        inspect(tmp_path, bytes(whole))
+
+
+def test_an_image_of_too_many_pixels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A picture that no model gives isn't unpacked: its head says how large it would be."""
+    monkeypatch.setattr(images, "_MAX_PIXELS", 48 * 32 - 1)
+    with pytest.raises(ImageFault, match="48 × 32"):
+        inspect(tmp_path, picture())
+
+
+def test_a_head_that_claims_a_bomb(tmp_path: Path) -> None:
+    """A head of 60,000 × 60,000 pixels is refused before anything is unpacked."""
+    whole = bytearray(picture("BMP"))
+    whole[18:26] = (60_000).to_bytes(4, "little") * 2
+    with pytest.raises(ImageFault):
+        inspect(tmp_path, bytes(whole))
+
+
+def test_a_disk_that_cannot_read(tmp_path: Path) -> None:
+    """A file that isn't there is the disk's error and not the image's."""
+    with pytest.raises(FileNotFoundError):
+        inspect_image(tmp_path / "absent.png")
+
+
+@given(
+    st.sampled_from(sorted(FORMATS)),
+    st.lists(st.tuples(st.integers(0, 1 << 20), st.integers(0, 255)), max_size=8),
+    st.integers(0, 1 << 20),
+)
+@settings(max_examples=400, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+def test_no_damage_raises_anything_else(tmp_path: Path, kind: str, flips: list[tuple[int, int]], keep: int) -> None:
+    """Any bytes changed and any tail lost give an image or an ImageFault: another exception would end a run."""
+    data = bytearray(picture(kind))
+    for place, value in flips:
+        data[place % len(data)] = value
+    kept = bytes(data[: keep % len(data)] if keep % 3 == 0 else data)
+    try:
+        facts = inspect(tmp_path, kept)
+    except ImageFault:
+        return
+    assert facts.extension in FORMATS.values()
+
+
+def test_threads_leave_the_warnings_as_they_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Looking at two images at once must not change what the whole process does with warnings afterwards."""
+    first_is_in, second_is_in, first_is_out = threading.Event(), threading.Event(), threading.Event()
+    real = Image.open
+
+    def slow_open(file: object, *args: object, **options: object) -> Image.Image:
+        if threading.current_thread().name == "first":
+            first_is_in.set()
+            assert second_is_in.wait(10)
+        else:
+            assert first_is_in.wait(10)
+            second_is_in.set()
+            assert first_is_out.wait(10)
+        return real(file, *args, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Image, "open", slow_open)
+    (tmp_path / "a.png").write_bytes(picture())
+
+    def look() -> None:
+        inspect_image(tmp_path / "a.png")
+        if threading.current_thread().name == "first":
+            first_is_out.set()
+
+    with warnings.catch_warnings():
+        warnings.resetwarnings()
+        threads = [threading.Thread(target=look, name=name) for name in ("first", "second")]
+        for thread in threads:
+            thread.start()
+            assert first_is_in.wait(10)
+        for thread in threads:
+            thread.join(10)
+        assert warnings.filters == []
