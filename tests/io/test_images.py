@@ -71,13 +71,25 @@ def test_a_cut_image_is_no_image(kind: str, tmp_path: Path) -> None:
             inspect(tmp_path, whole[:keep])
 
 
+@pytest.mark.parametrize("kind", ["PNG", "JPEG"])
+def test_the_last_bytes_are_missed(kind: str, tmp_path: Path) -> None:
+    """A decoder that has all pixels doesn't miss the end of the file; whoever sends it to others would."""
+    whole = picture(kind, size=(400, 300))
+    for lost in (1, 2, 8, 12, 16, 20):
+        with pytest.raises(ImageFault):
+            inspect(tmp_path, whole[:-lost])
+    assert inspect(tmp_path, whole + b"\0" * 100)
+
+
 def test_a_flipped_pixel_of_a_png_is_told(tmp_path: Path) -> None:
     """PNG carries checksums: a flipped byte in its pixels doesn't pass."""
-    whole = bytearray(picture("PNG", size=(400, 300)))
-    place = whole.index(b"IDAT") + 20
-    whole[place] ^= 0xFF
-    with pytest.raises(ImageFault):
-        inspect(tmp_path, bytes(whole))
+    whole = picture("PNG", size=(400, 300))
+    start = whole.index(b"IDAT") + 4
+    for place in range(start, len(whole) - 12, 61):
+        flipped = bytearray(whole)
+        flipped[place] ^= 0x01
+        with pytest.raises(ImageFault):
+            inspect(tmp_path, bytes(flipped))
 
 
 def test_an_image_of_too_many_pixels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
