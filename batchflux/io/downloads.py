@@ -23,7 +23,7 @@ from batchflux.core.errors import StorageError
 from batchflux.core.fields import clip
 from batchflux.core.model import Fault, SavedFile
 from batchflux.io.images import ImageFault, inspect_image
-from batchflux.io.storage import publish_file
+from batchflux.io.storage import make_dir, publish_file
 
 __all__ = ["Downloader"]
 
@@ -45,16 +45,17 @@ def _check_address(address: str, *, allow_loopback: bool) -> None:
 
 
 class _PublicResolver(AbstractResolver):
-    """Resolves names as usual and refuses those that point into private networks."""
+    """Resolves names as usual and refuses those that point into private networks, but the proxy's, if there is one."""
 
-    def __init__(self, *, allow_loopback: bool) -> None:
+    def __init__(self, *, allow_loopback: bool, proxy: str | None) -> None:
         self._inner, self._allow_loopback = ThreadedResolver(), allow_loopback
+        self._proxy_host = URL(proxy).host if proxy is not None else None
 
     async def resolve(
         self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
     ) -> list[ResolveResult]:
         found = await self._inner.resolve(host, port, family)
-        for entry in found:
+        for entry in found if host != self._proxy_host else ():
             _check_address(entry["host"], allow_loopback=self._allow_loopback)
         return found
 
@@ -69,7 +70,7 @@ class Downloader:
         self._run_dir, self._allow_loopback, self._proxy = run_dir, allow_loopback, proxy
 
     async def __aenter__(self) -> Self:
-        resolver = _PublicResolver(allow_loopback=self._allow_loopback)
+        resolver = _PublicResolver(allow_loopback=self._allow_loopback, proxy=self._proxy)
         self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=0, resolver=resolver),
             timeout=_TIMEOUT,
@@ -93,7 +94,8 @@ class Downloader:
         """
         temporary = self._run_dir / _temporary_name(name("part"))
         try:
-            temporary.parent.mkdir(parents=True, exist_ok=True)
+            if not temporary.parent.is_dir():
+                await asyncio.to_thread(make_dir, temporary.parent)
             try:
                 fetched = await self._fetch(url, temporary)
                 if isinstance(fetched, Fault):
@@ -106,9 +108,10 @@ class Downloader:
 
     async def _fetch(self, url: str, temporary: Path) -> str | Fault:
         """Stream a URL into a file; returns its SHA-256 or why not. Only the disk's errors pass as OSError."""
-        target = URL(url, encoded=True)
+        target: URL | None = None
         for _ in range(_MAX_HOPS):
             try:
+                target = URL(url, encoded=True) if target is None else target
                 if (host := target.host) and _is_literal(host):
                     _check_address(host, allow_loopback=self._allow_loopback)
                 async with self._session.get(target, allow_redirects=False, proxy=self._proxy) as response:
@@ -123,7 +126,7 @@ class Downloader:
             except _DiskError as error:
                 raise error.cause from error
             except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
-                return _fault(f"{type(error).__name__}: {error}")
+                return _fault(_words(error))
         return _fault("too many redirects")
 
     def _publish(self, temporary: Path, sha256: str, name: Callable[[str], str]) -> SavedFile | Fault:
@@ -171,6 +174,11 @@ def _write_all(file: int, part: bytes) -> None:
             view = view[os.write(file, view) :]
     except OSError as error:
         raise _DiskError(error) from error
+
+
+def _words(error: Exception) -> str:
+    inner = error.os_error if isinstance(error, aiohttp.ClientConnectorError) else error
+    return str(inner) if isinstance(inner, _Refused) else f"{type(error).__name__}: {error}"
 
 
 def _is_literal(host: str) -> bool:
