@@ -55,6 +55,7 @@ class Admission:
     unresolved: int = 0
     cells_started: int = 0
     asking: asyncio.Lock = field(default_factory=asyncio.Lock)
+    _limit_reached: StopReason | None = None
     _news: asyncio.Event = field(default_factory=asyncio.Event)
 
     def __post_init__(self) -> None:
@@ -75,7 +76,7 @@ class Admission:
         while True:
             self._news.clear()
             now_s = loop.time()
-            if self.switch.reason is not None or self._must_stop(now_s, price_micro_usd, is_new_cell=is_new_cell):
+            if self._must_stop(now_s, price_micro_usd, is_new_cell=is_new_cell):
                 return False
             wake_at_s = self._wake_at_s(now_s, price_micro_usd)
             if wake_at_s is None:
@@ -92,17 +93,24 @@ class Admission:
                     await self._news.wait()
 
     def _must_stop(self, now_s: float, price_micro_usd: int, *, is_new_cell: bool) -> bool:
+        reason = self.switch.reason
+        if reason is not None and (is_new_cell or reason is not self._limit_reached):
+            return True
+        # The limit is of cells: one that was begun within it may be sent again as often as it takes.
         if is_new_cell and self.max_cells is not None and self.cells_started >= self.max_cells:
-            self.switch.stop(StopReason(kind="asked", message=f"--limit {self.max_cells} cells reached"))
+            self._limit_reached = StopReason(kind="asked", message=f"--limit {self.max_cells} cells reached")
+            self.switch.stop(self._limit_reached)
         elif self.until_s is not None and now_s + self.expected_s() > self.until_s:
-            self.switch.stop(StopReason(kind="asked", message="nothing more would be done by --until"))
+            return self._stop_as_asked("nothing more would be done by --until")
         elif not self.budget.can_reserve(price_micro_usd) and not self.window.in_flight and not self.unresolved:
             # Only now: what was in flight or unresolved might have freed its price.
             spent, price = usd(self.budget.life_micro_usd), usd(price_micro_usd)
-            self.switch.stop(
-                StopReason(kind="asked", message=f"the budget is used: {spent} spent or held, one more costs {price}")
-            )
-        return self.switch.reason is not None
+            return self._stop_as_asked(f"the budget is used: {spent} spent or held, one more costs {price}")
+        return is_new_cell and self.switch.reason is not None
+
+    def _stop_as_asked(self, message: str) -> bool:
+        self.switch.stop(StopReason(kind="asked", message=message))
+        return True
 
     def _wake_at_s(self, now_s: float, price_micro_usd: int) -> float | None:
         """Return None where a submission may leave now, else when to look again (0: when there is news)."""
