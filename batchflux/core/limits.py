@@ -53,8 +53,11 @@ class Window:
         self.in_flight -= 1
 
     def accepted(self) -> None:
-        """Grow: by one an acceptance until the first refusal, then by one a windowful, and only while it is full."""
-        if self.in_flight >= int(self.size) - 1:
+        """Grow: by one an acceptance until the first refusal, then by one a windowful, and only while it is in use.
+
+        In use is half full: of answers that come together the first widens it, and the others find it not yet refilled.
+        """
+        if 2 * self.in_flight >= int(self.size):
             self.size = min(self.most, self.size + (1 / self.size if self._steady else 1))
 
     def refused(self, *, sent_at_s: float, now_s: float) -> None:

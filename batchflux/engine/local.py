@@ -164,8 +164,8 @@ class Engine:
     async def _work(self, source: WorkSource) -> None:
         while (item := await source.next()) is not None:
             try:
-                is_known = item.state.prediction_id is not None
-                if is_known:
+                if item.state.prediction_id is not None:
+                    self._remember(item.state.prediction_id)
                     self.admission.window.started()
                     await self._drive(item, admitted=False)
                 elif await self._queue_for_admission(item, is_new_cell=not item.is_again):
@@ -195,6 +195,7 @@ class Engine:
         )
         event: Event | None = None
         holds = True
+        is_ours = admitted  # whether the attempt spoken of was bought in this session
         final: Fact | None = None
         try:
             while True:
@@ -213,7 +214,7 @@ class Engine:
                             if not holds:
                                 event = NoMore()
                                 continue
-                        admitted = False
+                        admitted, is_ours = False, True
                         event = await self._submit(item, command, body)
                     case Poll(prediction_id=prediction_id):
                         event = await self._poll(prediction_id)
@@ -221,7 +222,7 @@ class Engine:
                         await asyncio.sleep(seconds)
                         event = self._looked()
                     case Record(fact=fact, frees_micro_usd=freed):
-                        self._record(item, fact, freed)
+                        self._record(item, fact, freed_micro_usd=freed, of_this_session=is_ours)
                         event = self._looked()
                     case _:
                         assert_never(command)
@@ -231,6 +232,10 @@ class Engine:
                 self.admission.slot_freed()
         if final is not None and final.kind is FactKind.UNANSWERED:
             self.resolver.add(item, _unresolved(final, price_micro_usd=rules.price_micro_usd))
+        if final is not None and final.error_kind == "credit":
+            # The next ones would be accepted and fail just so: the account is empty, not the cell wrong.
+            fault = Fault(kind="credit", message=final.error or "no credit")
+            self.admission.switch.stop(StopReason(kind="trouble", message=fault.message, fault=fault))
         if final is not None and final.status is CellStatus.COMPLETED and self.downloads is not None:
             self.downloads.put(
                 Download(
@@ -242,10 +247,10 @@ class Engine:
                 )
             )
 
-    def _record(self, item: Work, fact: Fact, freed_micro_usd: int) -> None:
+    def _record(self, item: Work, fact: Fact, *, freed_micro_usd: int, of_this_session: bool) -> None:
         self.sink.record(fact)
         if freed_micro_usd:
-            self.admission.budget.release(freed_micro_usd)
+            self.admission.budget.release(freed_micro_usd, of_this_session=of_this_session)
             self.admission.changed()
         self.progress.spent_micro_usd = self.admission.budget.life_micro_usd
         self.progress.apply(item.cell.index, fact, now_s=asyncio.get_running_loop().time())
@@ -271,14 +276,12 @@ class Engine:
         if isinstance(answer, Accepted) and answer.prediction.id in self._known_ids:
             answer = decipher_submit(raw, is_known_id=True)
         now_s = loop.time()
-        self._tell_limits(answer, raw, sent_at_s=sent_at_s, now_s=now_s)
+        self._tell_limits(answer, sent_at_s=sent_at_s, now_s=now_s)
         if not isinstance(answer, Accepted):
             self._note_answer(item, answer, raw)
         return Answered(answer=answer, sent_at_ms=sent_at_ms, at_ms=self.wall_ms(), now_s=now_s)
 
-    def _tell_limits(
-        self, answer: SubmitAnswer, raw: HttpAnswer | TransportFault, *, sent_at_s: float, now_s: float
-    ) -> None:
+    def _tell_limits(self, answer: SubmitAnswer, *, sent_at_s: float, now_s: float) -> None:
         gate = self.admission
         match answer:
             case Accepted(prediction=prediction):
@@ -307,8 +310,8 @@ class Engine:
                 if redirected_to is not None:
                     message = f"{self.base_url} redirects to {redirected_to}; submissions are not sent elsewhere"
                     gate.switch.stop(StopReason(kind="trouble", message=message, fault=fault))
-                elif isinstance(raw, TransportFault) or raw.status >= 500:
-                    self._silent(fault, now_s)
+                else:
+                    self._silent(fault, now_s)  # a page for every answer is no service either
             case _:
                 assert_never(answer)
 
@@ -357,7 +360,7 @@ class Engine:
                 )
             elif result.kind in ("network", "server"):
                 self._silent(result, now_s)
-            else:
+            elif result.kind != "bad_response":  # which any page of a gateway is
                 self.admission.health.heard(now_s)
         else:
             self.admission.health.heard(now_s)
