@@ -29,7 +29,11 @@ from tests.core.answers import answer, completed_data, prediction_data
 from tests.core.lives import PRICE, START_MS, a_cell
 
 BASE = "http://127.0.0.1:9/api/v3"
-FULL = StorageError(Path("journal"), doing="write the journal", cause=OSError(28, "No space left on device"))
+
+
+def disk_full() -> StorageError:
+    """What a sink on a full disk raises."""
+    return StorageError(Path("journal"), doing="write the journal", cause=OSError(28, "No space left on device"))
 
 
 class MemorySink:
@@ -49,7 +53,7 @@ class MemorySink:
 
     def record(self, fact: Fact) -> None:
         if self._full_after is not None and len(self.facts) >= self._full_after:
-            raise FULL
+            raise disk_full()
         self.facts.append(fact)
         self._has_news.set()
 
@@ -262,12 +266,15 @@ class Scene:
             pulse=pulse,
         )
         self.admission.expected_s = engine.expected_s
-        async with self.sink, asyncio.TaskGroup() as group:
-            beside = group.create_task(self.during(self)) if self.during is not None else None
-            self.stop = await engine.run(self.work())
+        async with self.sink:
+            if self.during is None:
+                self.stop = await engine.run(self.work())
+            else:
+                async with asyncio.TaskGroup() as group:
+                    beside = group.create_task(self.during(self))
+                    self.stop = await engine.run(self.work())
+                    beside.cancel()
             self.took_s = loop.time() - began_s
-            if beside is not None:
-                beside.cancel()
         return self
 
     @property

@@ -1,0 +1,131 @@
+"""Images beside the submissions: tried five times within a minute, refreshed where dead, then left to the next run."""
+
+import pytest
+
+from batchflux.core.model import FactKind, Fault
+from batchflux.core.protocol import HttpAnswer
+from batchflux.engine.ports import Download
+from tests.core.answers import answer, completed_data
+from tests.core.lives import a_cell
+from tests.engine import virtual
+from tests.engine.fakes import Images, Scene, Service
+
+BROKEN = Fault(kind="download", message="the image is damaged")
+GONE = Fault(kind="download", message="HTTP 404", code=404)
+
+
+def old_download(index: int = 0, *urls: str, prediction_id: str = "old") -> Download:
+    return Download(
+        cell=a_cell(index), labels={"seed": index}, attempt=2, prediction_id=prediction_id, urls=urls or ("old-1",)
+    )
+
+
+def play(scene: Scene) -> Scene:
+    return virtual.run(scene.play())
+
+
+def test_every_completed_cells_images_are_saved() -> None:
+    """One fact a cell with paths, hashes and sizes, after the cell's own outcome."""
+    scene = play(Scene(cells=30, images=Images()))
+    saved = scene.sink.of(FactKind.FILES)
+    assert len(saved) == 30
+    assert all(fact.error_kind is None and len(fact.files) == len(fact.sha256) == 1 for fact in saved)
+    assert {fact.attempt for fact in saved} == {1}
+    for fact in saved:
+        own = [each.kind for each in scene.sink.facts if each.cell_id == fact.cell_id]
+        assert own == [FactKind.INTENT, FactKind.ACCEPTED, FactKind.OUTCOME, FactKind.FILES]
+    assert scene.progress.images_saved == 30
+    names = [fact.files[0] for fact in saved]
+    assert len(set(names)) == 30
+    assert f"images/00/p3_seed3_{'0' * 12}.png" in names
+
+
+def test_slow_downloads_never_hold_back_submissions() -> None:
+    """Images that take a minute each don't slow the cells."""
+    images = Images(seconds=60.0)
+    service = Service()
+    play(Scene(cells=100, transport=service, images=images))
+    assert service.posts[-1][0] - service.posts[0][0] < 20
+
+
+def test_a_download_is_tried_five_times_within_a_minute() -> None:
+    """Then the cell stays completed, with the reason of its missing images, and the run ends."""
+    images = Images(fate=lambda url, tries: BROKEN)
+    scene = play(Scene(cells=1, images=images))
+    assert list(images.tries.values()) == [5]
+    assert images.tried_at_s[-1] - images.tried_at_s[0] <= 60
+    left = scene.sink.of(FactKind.FILES)[0]
+    assert (left.status, left.error_kind, left.error, left.files) == ("completed", "download", BROKEN.message, ())
+    assert scene.statuses == {"completed": 1}
+    assert scene.stop is None
+
+
+def test_a_download_that_works_at_last() -> None:
+    """A passing trouble is no fault."""
+    images = Images(fate=lambda url, tries: BROKEN if tries < 5 else None)
+    scene = play(Scene(cells=3, images=images))
+    assert all(fact.error_kind is None for fact in scene.sink.of(FactKind.FILES))
+
+
+@pytest.mark.parametrize("code", [403, 404, 410])
+def test_a_dead_url_is_asked_for_anew(code: int) -> None:
+    """A URL that has run out is replaced from a fresh query of its prediction, once, at no cost."""
+    dead = Fault(kind="download", message=f"HTTP {code}", code=code)
+    images = Images(fate=lambda url, tries: None if url == "https://h.example/new" else dead)
+    fresh = answer(completed_data(id="old", outputs=["https://h.example/new"]))
+    service = Service(look=lambda prediction_id: fresh)
+    scene = play(Scene(cells=0, transport=service, images=images, backlog=[old_download()]))
+    assert images.tries == {"old-1": 1, "https://h.example/new": 1}
+    fact = scene.sink.of(FactKind.FILES)[0]
+    assert (fact.error_kind, fact.attempt, fact.prediction_id) == (None, 2, "old")
+    assert (len(service.posts), service.queries["old"]) == (0, 1)
+
+
+@pytest.mark.parametrize("code", [404, 410])
+def test_a_dead_url_that_stays_dead_is_left_at_once(code: int) -> None:
+    """Where a fresh query gives the same URL, or none, five tries would be five times nothing."""
+    dead = Fault(kind="download", message=f"HTTP {code}", code=code)
+    for look in (
+        answer(completed_data(id="old", outputs=["old-1"])),
+        answer(None, status=404),
+        HttpAnswer(status=500, body=b""),
+    ):
+        images = Images(fate=lambda url, tries: dead)
+        service = Service(look=lambda prediction_id, look=look: look)  # type: ignore[misc]
+        scene = play(Scene(cells=0, transport=service, images=images, backlog=[old_download()]))
+        assert sum(images.tries.values()) == 1
+        assert scene.sink.of(FactKind.FILES)[0].error == f"HTTP {code}"
+
+
+def test_a_cell_of_four_images_is_whole_or_not() -> None:
+    """Files are in the order of the outputs; where one can't be had the cell's images are missing, not some of them."""
+    urls = tuple(f"u{number}" for number in range(4))
+    whole = play(Scene(cells=0, images=Images(), backlog=[old_download(0, *urls)])).sink.of(FactKind.FILES)[0]
+    stem = f"images/00/p0_seed0_{'0' * 12}"
+    assert whole.files == (f"{stem}.png", f"{stem}-2.png", f"{stem}-3.png", f"{stem}-4.png")
+    broken = play(
+        Scene(
+            cells=0,
+            images=Images(fate=lambda url, tries: BROKEN if url == "u2" else None),
+            backlog=[old_download(0, *urls, prediction_id="")],
+        )
+    )
+    fact = broken.sink.of(FactKind.FILES)[0]
+    assert (fact.files, fact.sha256, fact.file_bytes, fact.error_kind) == ((), (), (), "download")
+
+
+def test_what_an_earlier_run_left_comes_after_what_is_new() -> None:
+    """New images first: their URLs are the youngest news, the backlog has waited already."""
+    images = Images(seconds=0.001)
+    backlog = [old_download(100 + number, f"old-{number}") for number in range(200)]
+    scene = play(Scene(cells=20, images=images, backlog=backlog))
+    assert len(scene.sink.of(FactKind.FILES)) == 220
+    assert len(images.tries) == 220
+
+
+def test_the_run_ends_when_the_last_image_is_saved() -> None:
+    """Neither before it nor long after: fetchers end by themselves."""
+    images = Images(seconds=30.0)
+    scene = play(Scene(cells=5, images=images))
+    assert len(scene.sink.of(FactKind.FILES)) == 5
+    assert 30 < scene.took_s < 40
