@@ -6,6 +6,7 @@ fact. A log that can't be written never disturbs a run: the journal is what coun
 
 import json
 import os
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final, Literal, TextIO
@@ -77,7 +78,7 @@ class RunLog:
         try:
             self._file.write(json.dumps({"at": at, "event": event, **known}) + "\n")
         except OSError:
-            self._file = None
+            self.close()
 
     def tick(self, progress: Progress) -> None:
         """Let what was written be seen."""
@@ -85,12 +86,11 @@ class RunLog:
             try:
                 self._file.flush()
             except OSError:
-                self._file = None
+                self.close()
 
     def close(self) -> None:
-        """Write what is left."""
-        if self._file is not None:
-            try:
-                self._file.close()
-            except OSError:
-                self._file = None
+        """Write what is left, as far as the disk takes it; nothing is written from here on."""
+        file, self._file = self._file, None
+        if file is not None:
+            with suppress(OSError):  # it closes all the same
+                file.close()
