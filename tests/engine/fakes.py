@@ -107,6 +107,8 @@ class Service:
     async def send(self, request: HttpRequest) -> HttpAnswer | TransportFault:
         if request.method == "GET":
             return await self._result(request.url.split("/")[-2])
+        if request.url.endswith("/predictions"):
+            return answer(None, status=404)  # a service that lists no history: what is lost is held
         self.posts.append((asyncio.get_running_loop().time(), request.body or b""))
         number = len(self.posts)
         self.open_posts += 1
@@ -196,6 +198,7 @@ class Scene:
     patience_s: float | None = None
     max_attempts: int = 4
     timeout_s: float = 1800.0
+    settle_s: float = 60.0
     most_workers: int = 64
     images_each: int = 1
     price: int = PRICE
@@ -264,6 +267,8 @@ class Scene:
             wall_ms=lambda: START_MS + round((loop.time() - began_s) * 1000),
             dice=lambda: 0.5,
             pulse=pulse,
+            settle_s=self.settle_s,
+            known_ids=self.known_ids,
         )
         self.admission.expected_s = engine.expected_s
         async with self.sink:
@@ -276,6 +281,10 @@ class Scene:
                     beside.cancel()
             self.took_s = loop.time() - began_s
         return self
+
+    async def known_ids(self, since_ms: int) -> dict[str, int | None]:
+        """Every prediction id that the facts hold."""
+        return {fact.prediction_id: fact.created_at_ms for fact in self.sink.facts if fact.prediction_id is not None}
 
     @property
     def statuses(self) -> Counter[str]:

@@ -76,12 +76,25 @@ def test_a_refusing_sandbox_is_never_overfilled() -> None:
     ],
     ids=lambda value: value.do if isinstance(value, FaultRule) else str(value),
 )
-def test_a_lost_answer_is_one_unknown_cell(rule: FaultRule, *, made: bool) -> None:
-    """H03 to H06, H17, N08 to N11: whether it was made or not, the cell is unknown and is not sent again."""
-    scene, stats = rehearse(faults(rule), Scene(cells=6, window=Window.capped(1), most_workers=1))
-    assert scene.statuses == {"completed": 5, "unknown": 1}
-    assert stats["submissions_accepted"] == 5 + made
+def test_a_lost_answer_is_found_in_the_history(rule: FaultRule, *, made: bool) -> None:
+    """H03 to H06, H17, N08 to N11: made, it is adopted; not made, it is sent again; the clocks are years apart."""
+    scene = Scene(cells=6, window=Window.capped(1), most_workers=1, settle_s=0.1)
+    scene, stats = rehearse(faults(rule), scene)
+    assert scene.statuses == {"completed": 6}
+    assert stats["submissions_accepted"] == 6
     assert stats["inputs_created_more_than_once"] == 0
+    assert len(scene.sink.of(FactKind.INTENT)) == 7 - made
+    assert scene.spent() == scene.budget.life_micro_usd == 6 * scene.price
+
+
+def test_a_lost_answer_without_a_history_is_one_unknown_cell() -> None:
+    """Nobody tells what became of it: the cell is unknown, keeps its price, and is not sent again."""
+    lost = FaultRule(on="submit", do="close", at=frozenset({3}), when="after")
+    silent = FaultRule(on="history", do="status", status=404)
+    scene = Scene(cells=6, window=Window.capped(1), most_workers=1, settle_s=0.1)
+    scene, stats = rehearse(faults(lost, silent), scene)
+    assert scene.statuses == {"completed": 5, "unknown": 1}
+    assert stats["submissions_accepted"] == 6
     assert scene.spent() == scene.budget.life_micro_usd == 6 * scene.price
 
 
