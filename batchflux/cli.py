@@ -5,6 +5,7 @@ Standard output carries results, standard error everything else. Heavy modules a
 
 import os
 import re
+import signal
 import sys
 import unicodedata
 from collections.abc import Callable, Mapping, Sequence
@@ -225,7 +226,12 @@ def _asker(*, yes: bool) -> Callable[[Any], bool]:
         _say(f"{question.plan.name}: {cells:,} cells, {images:,} images are left to pay")
         most = usd(question.cost_micro_usd)
         wanted = f"Buy {affordable:,} cells?" if affordable is not None else f"Spend up to {most}?"
-        return click.confirm(wanted, default=False, err=True)
+        # asyncio turns the first Ctrl-C into a cancelled task, which nobody would notice while the question waits.
+        before = signal.signal(signal.SIGINT, signal.default_int_handler)
+        try:
+            return click.confirm(wanted, default=False, err=True)
+        finally:
+            signal.signal(signal.SIGINT, before)
 
     return ask
 

@@ -6,6 +6,7 @@ import select
 import signal
 import subprocess
 import sys
+import termios
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -149,7 +150,7 @@ class OnTerminal:
         """Wait for its end."""
         status = self.process.wait(TIMEOUT_S)
         self._reader.join(TIMEOUT_S)
-        return ended(status, b"", self._shown)
+        return ended(status, b"", self.shown.encode())
 
     def hang_up(self) -> None:
         """Close the terminal: the kernel sends SIGHUP, and every later write fails."""
@@ -176,15 +177,18 @@ class OnTerminal:
 
 
 @contextmanager
-def on_terminal(*args: str | Path, cwd: Path, env: Mapping[str, str] | None = None) -> Iterator[OnTerminal]:
+def on_terminal(
+    *args: str | Path, cwd: Path, env: Mapping[str, str] | None = None, command: Sequence[str] = COMMAND
+) -> Iterator[OnTerminal]:
     """Start a command on a terminal of its own; both are gone at the end of the block."""
     master, slave = os.openpty()
+    termios.tcsetwinsize(slave, (50, 200))
     # The terminal becomes the controlling one by being opened by the leader of a session that has none yet.
     leader = f"import os, sys; os.close(os.open({os.ttyname(slave)!r}, os.O_RDWR)); os.execv(sys.argv[1], sys.argv[1:])"
     with subprocess.Popen(
-        [sys.executable, "-c", leader, *COMMAND, *map(str, args)],
+        [sys.executable, "-c", leader, *command, *map(str, args)],
         cwd=cwd,
-        env={**environment(env), "COLUMNS": "200"},
+        env=environment(env),
         stdin=slave,
         stdout=slave,
         stderr=slave,
