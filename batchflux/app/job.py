@@ -27,6 +27,7 @@ from batchflux.io.jobfile import MOST_BYTES, read_job_file
 from batchflux.io.prompts import PromptTable, TableBatch, missing_columns, open_table, text_column, untextual_columns
 
 __all__ = [
+    "IDENTITY_FILE",
     "JOB_FILE",
     "MAX_CELLS",
     "PROMPTS_FILE",
@@ -38,6 +39,7 @@ __all__ = [
     "twin_of",
 ]
 
+IDENTITY_FILE = "run.json"
 JOB_FILE = "job.yaml"
 PROMPTS_FILE = "prompts.parquet"
 
@@ -141,8 +143,10 @@ class Job:
 def locate_run_dir(path: Path, overrides: Mapping[str, object] | None = None) -> Path:
     """Return the run directory that a command is given: itself, or its job file's. Raises UsageError, JobSpecError."""
     if path.is_dir():
-        if not (path / JOB_FILE).exists():
-            raise UsageError(f"{path}: no run directory, since there is no {JOB_FILE} in it; give one, or a job file")
+        # A folder of one's own may well hold a job.yaml too.
+        lacking = next((name for name in (IDENTITY_FILE, JOB_FILE) if not (path / name).exists()), None)
+        if lacking is not None:
+            raise UsageError(f"{path}: no run directory, since there is no {lacking} in it; give one, or a job file")
         return path
     place = _read_spec(path, overrides or {}, out=None)[0].output.dir
     if not (place / JOB_FILE).exists():

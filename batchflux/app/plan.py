@@ -124,9 +124,9 @@ def make_plan(job: Job, *, prices: Mapping[str, int] | None = None, known: Known
     by_model = {model: (prices or {}).get(model, spec.list_price_micro_usd(model)) for model in spec.models}
     to_pay, images, cost = price_of_cells(job, known, {m: p for m, p in by_model.items() if p is not None})
     counts = np.bincount(known.statuses, minlength=EXCLUDED + 1)
-    n_repeated = grid.n_repeated()
+    repeated = grid.repeated()
     costs_known = all(price is not None for price in by_model.values())
-    some_price = next((price for price in by_model.values() if price is not None), 0)
+    again = int((grid.images_of(repeated) * _prices_of_models(job, by_model)[grid.models_of(repeated)]).sum())
     hours = {level: images / rate / 60 for level, rate in LEVELS.items()}
     measured = _measured_per_min(known.facts)
     if measured:
@@ -149,8 +149,8 @@ def make_plan(job: Job, *, prices: Mapping[str, int] | None = None, known: Known
         prices_usd={model: None if price is None else price / 1e6 for model, price in by_model.items()},
         hours=hours,
         disk_bytes=images * _image_bytes(known.facts) if spec.output.download else 0,
-        repeated_cells=n_repeated,
-        repeated_usd=n_repeated * some_price / 1e6 if costs_known else None,
+        repeated_cells=len(repeated),
+        repeated_usd=again / 1e6 if costs_known else None,
         first_requests=_first_requests(job, known),
         warnings=[*job.warnings, *_warnings(job, hours)],
     )
@@ -159,7 +159,7 @@ def make_plan(job: Job, *, prices: Mapping[str, int] | None = None, known: Known
 def price_of_cells(job: Job, known: Known, prices: Mapping[str, int]) -> tuple[int, int, int]:
     """Return (cells, images, micro-USD) of what is left to pay, by arithmetic on slices of the grid."""
     grid = job.grid
-    by_model = np.array([prices.get(model, 0) for model in grid.recipe.models], dtype=np.int64)
+    by_model = _prices_of_models(job, prices)
     cells = images = cost = 0
     for indexes in grid.in_order("rows"):
         left = indexes[known.statuses[indexes] == STATUS_CODES[CellStatus.PENDING]]
@@ -169,6 +169,11 @@ def price_of_cells(job: Job, known: Known, prices: Mapping[str, int]) -> tuple[i
             images += int(each.sum())
             cost += int((each * by_model[grid.models_of(left)]).sum())
     return cells, images, cost
+
+
+def _prices_of_models(job: Job, prices: Mapping[str, int | None]) -> Any:
+    """Return micro-USD an image by the model's place, 0 where nothing tells."""
+    return np.array([prices.get(model) or 0 for model in job.grid.recipe.models], dtype=np.int64)
 
 
 def _first_requests(job: Job, known: Known, *, n: int = 3) -> list[dict[str, JsonValue]]:

@@ -13,7 +13,7 @@ from typing import Self
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from batchflux.app.job import JOB_FILE, PROMPTS_FILE, Job, twin_of
+from batchflux.app.job import IDENTITY_FILE, JOB_FILE, PROMPTS_FILE, Job, twin_of
 from batchflux.core.errors import ForeignRunDir, StorageError, UsageError
 from batchflux.core.identity import IDENTITY_VERSION
 from batchflux.core.spec import resolved_mapping
@@ -33,7 +33,6 @@ __all__ = [
     "twin_of",
 ]
 
-IDENTITY_FILE = "run.json"
 SANDBOX_ORIGIN = "the sandbox"
 
 

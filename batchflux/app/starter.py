@@ -1,5 +1,7 @@
 """The starter job of `batchflux init`: a commented spec and a prompt table, four cells, ready for the sandbox."""
 
+import json
+import shlex
 from pathlib import Path
 
 from batchflux.core.errors import UsageError
@@ -49,5 +51,10 @@ def write_starter(file: Path) -> list[Path]:
     if str(file.parent) not in ("", "."):
         make_dir(file.parent)
     publish_bytes(table, _TABLE.encode())
-    publish_bytes(file, _SPEC.format(file=file, table=table.name, stem=file.stem).encode())
+    publish_bytes(
+        file,
+        _SPEC.format(
+            file=shlex.quote(str(file)), table=json.dumps(table.name, ensure_ascii=False), stem=file.stem
+        ).encode(),
+    )
     return [file, table]

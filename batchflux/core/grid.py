@@ -253,16 +253,19 @@ class Grid:
         for first in range(0, self.rows.n_rows, step):
             yield self.keys_of_rows(first, min(first + step, self.rows.n_rows))
 
-    def n_repeated(self) -> int:
-        """Return how many cells ask for exactly what another cell asks for: each is bought again."""
+    def repeated(self) -> Indexes:
+        """Return the indexes of cells that ask for exactly what another cell asks for, (n,): each is bought again."""
         if self.draws_seeds or self._seed_axis is not None:
-            return 0
+            return np.zeros(0, dtype=np.int64)
         groups = self._groups
-        repeated = groups.repeated_within(0, self.rows.n_rows)
-        return sum(
-            int(allowed and groups.ordinal(row, combination) > 0)
-            for row in repeated
-            for combination, allowed in enumerate(self._allowed[self.rows.signature[row]].tolist())
+        return np.array(
+            [
+                row * self.n_combinations + combination
+                for row in groups.repeated_within(0, self.rows.n_rows)
+                for combination, allowed in enumerate(self._allowed[self.rows.signature[row]].tolist())
+                if allowed and groups.ordinal(row, combination) > 0
+            ],
+            dtype=np.int64,
         )
 
     # ---------------------------------------------------------------- order

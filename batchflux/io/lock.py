@@ -1,6 +1,6 @@
 """One runner a run directory: an advisory lock of the operating system on `<run_dir>/lock`.
 
-The file is never deleted (a lock on a deleted file guards nothing); its content says who holds or last held it and
+The file is never deleted (a lock on a deleted file guards nothing); its content says who holds it, or died with it, and
 decides nothing. `flock`, not POSIX record locks: those are lost as soon as the process closes any other descriptor of
 the file, and let one process lock twice. Readers (`status`, `verify`, ...) need no lock.
 """
@@ -63,6 +63,8 @@ class RunLock:
     ) -> None:
         if self._fd is not None:
             with contextlib.suppress(OSError):  # closing unlocks as well, where no forked child is yet to close its own
+                # Nobody holds it any more, though this process may live on, as a notebook's does.
+                os.ftruncate(self._fd, 0)
                 fcntl.flock(self._fd, fcntl.LOCK_UN)
         self._close()
 

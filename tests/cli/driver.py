@@ -212,9 +212,14 @@ def wait_until(condition: Callable[[], bool], what: str) -> None:
         tick.wait(0.005)
 
 
-def write_job(folder: Path, *, prompts: Sequence[str] = ("a kite", "a crow"), **keys: Any) -> Path:
-    """Write job.yaml with a table p.csv beside it: no downloads and two seeds where `keys` don't say otherwise."""
+def write_job(folder: Path, *, prompts: Sequence[str] | Mapping[str, Any] = ("a kite", "a crow"), **keys: Any) -> Path:
+    """Write job.yaml with a table p.csv beside it: no downloads and two seeds where `keys` don't say otherwise.
+
+    `prompts` are those of the table, or the spec's own section.
+    """
     folder.mkdir(parents=True, exist_ok=True)
+    if isinstance(prompts, Mapping):
+        keys, prompts = {"prompts": dict(prompts), **keys}, ("a kite",)
     lines = ["prompt", *('"' + prompt.replace('"', '""') + '"' for prompt in prompts)]
     (folder / "p.csv").write_text("\n".join(lines) + "\n", encoding="utf-8")
     spec: dict[str, Any] = {
