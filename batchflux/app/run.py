@@ -101,6 +101,7 @@ def run(job: Job, options: RunOptions | None = None) -> Result:
         return asyncio.run(run_async(job, options))
     # A notebook's loop is running already: the run gets a loop of its own in a thread of its own.
     found: list[Result | BaseException] = []
+    done = threading.Event()
     bell = Bell()
 
     def in_thread() -> None:
@@ -108,16 +109,19 @@ def run(job: Job, options: RunOptions | None = None) -> Result:
             found.append(asyncio.run(run_async(job, options, bell=bell)))
         except BaseException as error:  # noqa: BLE001 - handed to the caller's thread whole
             found.append(error)
+        finally:
+            done.set()
 
     thread = threading.Thread(target=in_thread, name="batchflux-run")
     thread.start()
     interrupted: KeyboardInterrupt | None = None
-    while thread.is_alive():
+    while not done.is_set():
         try:
-            thread.join()
+            done.wait()  # a join that is interrupted takes the thread for ended
         except KeyboardInterrupt as error:  # the thread hears no signal, and must not go on spending
             interrupted = error
             bell.ring(signal.SIGINT)
+    thread.join()
     if interrupted is not None:
         raise interrupted
     if isinstance(found[0], BaseException):
