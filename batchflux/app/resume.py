@@ -44,6 +44,10 @@ class Known:
         places = np.flatnonzero(np.asarray(codes, dtype=np.bool_) & (self.indexes >= 0))
         return places[np.argsort(self.indexes[places], kind="stable")]
 
+    def take_up(self, *statuses: CellStatus) -> None:
+        """Make the cells of these statuses pending again, as the user said."""
+        self.statuses[self.indexes[self.places(*statuses)]] = STATUS_CODES[CellStatus.PENDING]
+
     @property
     def n_kept(self) -> int:
         """How many cells of the job the checkpoint knows."""

@@ -33,7 +33,7 @@ from batchflux.core.flow import CellState
 from batchflux.core.limits import AUTO_MOST, Breaker, Health, Pace, Window
 from batchflux.core.model import CellStatus
 from batchflux.core.origin import host_of, is_loopback_host
-from batchflux.core.progress import STATUS_CODES, Progress
+from batchflux.core.progress import Progress
 from batchflux.core.resolution import Unresolved
 from batchflux.engine.control import Admission
 from batchflux.engine.downloading import DownloadPool
@@ -213,7 +213,7 @@ def _take_up(known: Known, job: Job, options: RunOptions) -> None:
     if options.retry_failed:
         again.append(CellStatus.FAILED)
     if again:
-        known.statuses[known.indexes[known.places(*again)]] = STATUS_CODES[CellStatus.PENDING]
+        known.take_up(*again)
 
 
 async def _prepare(

@@ -78,14 +78,15 @@ def read_status(run_dir: Path) -> tuple[Status, Job, Known]:
     standing = stand(job, known)
     rate = _rate_per_min(known.facts)
     left = standing.pending + standing.submitted
+    is_at_work = is_run_at_work(run_dir)
     newest = pc.max(known.facts["at"]).as_py() if known.facts.num_rows else None
     status = Status(
         name=job.name,
         run_dir=run_dir,
         standing=standing,
-        is_at_work=is_run_at_work(run_dir),
+        is_at_work=is_at_work,
         rate_per_min=rate,
-        eta_s=left / rate * 60 if rate and left else None,
+        eta_s=left / rate * 60 if is_at_work and rate and left else None,
         newest_at=newest.isoformat() if newest is not None else None,
     )
     return status, job, known

@@ -107,6 +107,7 @@ def test_status_after_a_run(command: Command, service: RunningSandbox, tmp_path:
     status = command("status", "out", "--json", cwd=tmp_path).document
     wanted = ["cells", "pending", "submitted", "completed", "failed", "unknown", "images", "cost_usd", "errors"]
     assert [status[name] for name in wanted] == [4, 1, 0, 3, 0, 0, 3, 0.24, {}]
+    assert status["eta_s"] is None  # nobody is at work on what is left
     assert command("status", "out", "--failed", cwd=tmp_path).out == "no cell has failed\n"
     watched = command("status", "out", "--watch", cwd=tmp_path)
     assert watched.status == 0  # the run is over, so there is nothing to wait for

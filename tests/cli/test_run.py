@@ -138,6 +138,9 @@ def test_unknown_cells_are_held_until_the_user_says_so(
     held = command("run", job, "--json", cwd=tmp_path)
     assert (held.status, held.document["unknown"], held.document["cost_usd"]) == (1, 1, 0.16)
     assert service.stats["submissions_received"] == made
+    assert command("plan", job, "--json", cwd=tmp_path).document["to_pay"] == 0
+    resubmit = ("--set", "run.on_unknown=resubmit")
+    assert command("plan", job, *resubmit, "--json", cwd=tmp_path).document["cost_usd"] == 0.08
     again = command("run", job, "--resubmit-unknown", "--json", cwd=tmp_path)
     assert (again.status, again.document["completed"]) == (0, 2)
     assert service.stats["submissions_received"] == made + 1
