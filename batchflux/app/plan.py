@@ -122,7 +122,7 @@ def make_plan(job: Job, *, prices: Mapping[str, int] | None = None, known: Known
     if known is None:
         known = lay_over(grid, read_facts_of(job.run_dir, RunIdentity.read(job.run_dir)))
         if spec.run.on_unknown == "resubmit":
-            known.take_up(CellStatus.UNKNOWN)
+            known = known.taking_up(CellStatus.UNKNOWN)
     by_model = {model: (prices or {}).get(model, spec.list_price_micro_usd(model)) for model in spec.models}
     to_pay, images, cost = price_of_cells(job, known, {m: p for m, p in by_model.items() if p is not None})
     counts = np.bincount(known.statuses, minlength=EXCLUDED + 1)

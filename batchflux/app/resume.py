@@ -4,7 +4,7 @@ Ids are matched column-wise: the facts' keys are sorted once, and every slice of
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -44,9 +44,11 @@ class Known:
         places = np.flatnonzero(np.asarray(codes, dtype=np.bool_) & (self.indexes >= 0))
         return places[np.argsort(self.indexes[places], kind="stable")]
 
-    def take_up(self, *statuses: CellStatus) -> None:
-        """Make the cells of these statuses pending again, as the user said."""
-        self.statuses[self.indexes[self.places(*statuses)]] = STATUS_CODES[CellStatus.PENDING]
+    def taking_up(self, *statuses: CellStatus) -> "Known":
+        """Return the same with the cells of these statuses pending again, as the user said."""
+        taken = self.statuses.copy()
+        taken[self.indexes[self.places(*statuses)]] = STATUS_CODES[CellStatus.PENDING]
+        return replace(self, statuses=taken)
 
     @property
     def n_kept(self) -> int:

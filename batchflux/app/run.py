@@ -153,7 +153,8 @@ async def run_async(
         identity = RunIdentity.open(job.run_dir, origin=origin)
         base_url = _start_sandbox(job, options, stack) if is_sandbox else job.spec.api.base_url
         known = lay_over(job.grid, await asyncio.to_thread(read_facts_of, job.run_dir, identity))
-        _take_up(known, job, options)
+        if options.retry_failed:
+            known = known.taking_up(CellStatus.FAILED)
         proxy = None if is_sandbox else job.spec.api.proxy
         ca_file = Path(job.spec.api.ca_file) if job.spec.api.ca_file else None
         async with Client(key, proxy=proxy, ca_file=ca_file) as client:
@@ -207,13 +208,9 @@ def _key(job: Job, options: RunOptions) -> ApiKey:
     return ApiKey.from_environment(api.key_env)
 
 
-def _take_up(known: Known, job: Job, options: RunOptions) -> None:
-    """Make cells pending again where the user said so: failed ones, unknown ones."""
-    again = []
-    if options.retry_failed:
-        again.append(CellStatus.FAILED)
-    if again:
-        known.take_up(*again)
+def _resubmits(job: Job, options: RunOptions) -> bool:
+    """Return whether what can't be told is sent again, though it may be paid twice."""
+    return options.resubmit_unknown or job.spec.run.on_unknown == "resubmit"
 
 
 async def _prepare(
@@ -232,7 +229,9 @@ async def _prepare(
     if known.has_open_cells() and not options.download_only:
         preflight = await ask_service(client, job.spec, job.grid, base_url=base_url)
         prices = prices_of(job.spec, preflight.prices_micro_usd)
-    plan = make_plan(job, known=known, prices=prices)
+    # What may be sent again is planned as if it were: the history may yet show that it need not be.
+    planned = known.taking_up(CellStatus.UNKNOWN) if _resubmits(job, options) else known
+    plan = make_plan(job, known=planned, prices=prices)
     to_pay = plan.to_pay if prices else 0
     spent = known.spent_micro_usd
     is_loopback = is_loopback_host(host_of(base_url))
@@ -368,7 +367,7 @@ async def _spend(
             settle_s=spec.api.settle_s,
             known_ids=_known_ids(job),
             listed_params=session.listed_params,
-            resubmits_unknown=options.resubmit_unknown or spec.run.on_unknown == "resubmit",
+            resubmits_unknown=_resubmits(job, options),
             price_of=lambda work: session.prices[work.cell.model] * work.cell.images,
             wall_ms=_wall_ms,
             dice=dice,
