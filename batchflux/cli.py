@@ -345,6 +345,40 @@ def _show_failed(cells: list[dict[str, Any]], run_dir: Path, *, as_json: bool) -
     _tell(f"next: batchflux run {quote(str(run_dir))} --retry-failed" if cells else "no cell has failed")
 
 
+@_cli.command(short_help="Check a run directory, and what the account charged.")
+@click.argument("run_dir", type=click.Path(path_type=Path, exists=True))
+@click.option("--account", is_flag=True, help="Also against the service's own history and charges.")
+@click.option("--allow-host", "allow_hosts", metavar="HOST", multiple=True, help="Send your key to this API host too.")
+@_json
+def verify(run_dir: Path, account: bool, allow_hosts: tuple[str, ...], as_json: bool) -> int:
+    """Check that every cell is there once, every file whole, the checkpoint sound and the costs right.
+
+    RUN_DIR is a run directory or its job file. Never disturbs a run at work; ends with 1 where something is wrong.
+    """
+    from batchflux.app.job import locate_run_dir
+    from batchflux.app.verify import verify_run
+
+    bar = _file_bar() if sys.stderr.isatty() else None
+    found = verify_run(locate_run_dir(run_dir), account=account, allow_hosts=frozenset(allow_hosts), on_files=bar)
+    click.echo(found.as_json() if as_json else str(found))
+    return found.exit_status
+
+
+def _file_bar() -> Callable[[int, int], None]:
+    """Return what shows how far the files are."""
+    from tqdm import tqdm
+
+    bar = tqdm(desc="files", unit=" cells", leave=False)
+
+    def show(done: int, total: int) -> None:
+        bar.total, bar.n = total, done
+        bar.refresh()
+        if done >= total:
+            bar.close()
+
+    return show
+
+
 # ------------------------------------------------------------------------------------------------------ the rest
 
 

@@ -13,7 +13,7 @@ from batchflux.io.facts import CHECKPOINT_DIR
 from batchflux.io.manifest import MANIFEST, RETIRED, ManifestSource, write_manifest, write_retired
 from batchflux.io.storage import list_names
 
-__all__ = ["publish_results"]
+__all__ = ["is_manifest_current", "publish_results"]
 
 
 def publish_results(job: Job, known: Known, *, base_url: str) -> None:
@@ -33,6 +33,11 @@ def publish_results(job: Job, known: Known, *, base_url: str) -> None:
     )
     write_manifest(job.run_dir / MANIFEST, source)
     write_retired(job.run_dir / RETIRED, source)
+
+
+def is_manifest_current(run_dir: Path) -> bool:
+    """Return whether the manifest says that it was made of the spec, table and facts that lie there now."""
+    return _stamp_of(run_dir / MANIFEST) == _stamp(run_dir)
 
 
 def _stamp(run_dir: Path) -> str:

@@ -20,7 +20,7 @@ from batchflux.core.protocol import (
     decipher_prediction,
 )
 
-__all__ = ["PAGE_SIZE", "HistoryItem", "HistoryPage", "build_history", "decipher_history"]
+__all__ = ["PAGE_SIZE", "HistoryItem", "HistoryPage", "build_history", "decipher_history", "rfc3339"]
 
 PAGE_SIZE = 100  # [docs] the most that a page holds
 _MAX_PAGE_BYTES = 8 << 20  # a hundred predictions with prompts of some ten thousand characters each
@@ -42,15 +42,18 @@ class HistoryPage:
     is_odd: bool
 
 
-def build_history(base_url: str, *, page: int, after_ms: int, before_ms: int, model: str | None) -> HttpRequest:
+def build_history(
+    base_url: str, *, page: int, after_ms: int, before_ms: int, model: str | None, asks_inputs: bool = True
+) -> HttpRequest:
     """Return the POST that lists predictions created in a span of the service's clock; it creates nothing [docs]."""
     query: dict[str, Any] = {
         "page": page,
         "page_size": PAGE_SIZE,
-        "created_after": _rfc3339(after_ms),
-        "created_before": _rfc3339(before_ms),
-        "include_inputs": True,
+        "created_after": rfc3339(after_ms),
+        "created_before": rfc3339(before_ms),
     }
+    if asks_inputs:
+        query["include_inputs"] = True
     if model is not None:
         query["model"] = model
     body = json.dumps(query, separators=(",", ":")).encode()
@@ -81,6 +84,7 @@ def _is_json(value: Mapping[str, Any]) -> bool:
     return True
 
 
-def _rfc3339(at_ms: int) -> str:
+def rfc3339(at_ms: int) -> str:
+    """Return a moment as the service's listings take it [docs]: strict RFC 3339, UTC."""
     moment = datetime.fromtimestamp(at_ms / 1000, UTC)
     return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")

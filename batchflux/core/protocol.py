@@ -50,6 +50,7 @@ __all__ = [
     "encode_body",
     "final_fault",
     "is_final",
+    "is_prediction_id",
     "is_refunded",
 ]
 
@@ -250,6 +251,11 @@ def decipher_list(answer: HttpAnswer | TransportFault, name: str) -> list[Any] |
     if not isinstance(found, list):
         return Fault(kind="bad_response", message=f"HTTP 200 with a body that holds no {name}")
     return found
+
+
+def is_prediction_id(value: Any) -> bool:
+    """Return whether a value of an answer can be a prediction's id."""
+    return isinstance(value, str) and _ID.fullmatch(value) is not None
 
 
 def decipher_prediction(data: Any) -> Prediction | None:

@@ -6,7 +6,7 @@ digest by which its successor names it. What fails that is named, never guessed 
 """
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final, Literal, overload
@@ -30,6 +30,7 @@ __all__ = [
     "part_path",
     "read_facts",
     "read_state",
+    "review_facts",
 ]
 
 CHECKPOINT_DIR: Final = "checkpoint"
@@ -115,6 +116,25 @@ def read_facts(
     return found if tolerate else _sound(run_dir, found)
 
 
+def review_facts(
+    run_dir: Path,
+    *,
+    columns: Sequence[str],
+    watched: Sequence[str],
+    begin: Callable[[], Callable[[pa.Table], None]],
+    job_id: str | None = None,
+) -> FactsFound:
+    """Return the state that the believed facts fold to, `columns` and those that a fold needs, beside the damage.
+
+    On the way each table of facts goes, in writing order, to what `begin` returned, with the columns `watched`;
+    `begin` is called anew where a live run makes the reading begin anew. In the memory of the cells and not of all
+    facts. Raise StorageError where the disk can't read.
+    """
+    kept = list(dict.fromkeys([*FOLD_COLUMNS, *columns]))
+    found = _retried(run_dir, columns=kept, job_id=job_id, is_compacted=True, begin=begin, watched=watched)
+    return replace(found, facts=fold(found.facts))
+
+
 def read_state(run_dir: Path, *, columns: Sequence[str] | None = None, job_id: str | None = None) -> pa.Table:
     """Return `fold(read_facts(run_dir))`, in the memory of the cells and not of all facts.
 
@@ -130,22 +150,42 @@ def _sound(run_dir: Path, found: FactsFound) -> pa.Table:
     return found.facts
 
 
-def _retried(run_dir: Path, *, columns: Sequence[str] | None, job_id: str | None, is_compacted: bool) -> FactsFound:
+def _retried(
+    run_dir: Path,
+    *,
+    columns: Sequence[str] | None,
+    job_id: str | None,
+    is_compacted: bool,
+    begin: Callable[[], Callable[[pa.Table], None]] | None = None,
+    watched: Sequence[str] = (),
+) -> FactsFound:
     names = FACT_SCHEMA.names if columns is None else list(columns)
     for _ in range(_MAX_READS):
+        tap = None if begin is None else begin()
         try:
-            return _read_once(run_dir, names=names, job_id=job_id, is_compacted=is_compacted)
+            return _read_once(run_dir, names=names, job_id=job_id, is_compacted=is_compacted, tap=tap, watched=watched)
         except FileNotFoundError as error:  # sealed between listing and opening: it is to be found as a part now
             vanished = error
     raise StorageError(run_dir, doing="read the checkpoint, whose files keep vanishing", cause=vanished)
 
 
-def _read_once(run_dir: Path, *, names: list[str], job_id: str | None, is_compacted: bool) -> FactsFound:
+def _read_once(
+    run_dir: Path,
+    *,
+    names: list[str],
+    job_id: str | None,
+    is_compacted: bool,
+    tap: Callable[[pa.Table], None] | None,
+    watched: Sequence[str],
+) -> FactsFound:
     damage = _strays(run_dir)
     tables = [empty_table(names)]
     rows_after_compacting = 0
-    for table in _believed(_pieces(run_dir, names=names, job_id=job_id), damage=damage):
-        tables.append(table)
+    wanted = list(dict.fromkeys([*names, *watched]))
+    for table in _believed(_pieces(run_dir, names=wanted, job_id=job_id), damage=damage):
+        if tap is not None:
+            tap(table.select(watched))
+        tables.append(table.select(names))
         rows = sum(table.num_rows for table in tables)
         if is_compacted and rows > 2 * rows_after_compacting + _COMPACT_ABOVE_ROWS:
             tables = [compact(pa.concat_tables(tables))]

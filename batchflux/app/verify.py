@@ -1,0 +1,369 @@
+"""Checks a run directory without its lock or a trace, also beside a live run; `verify_run` reads from top to bottom.
+
+Nothing is believed that can be looked at: every cell of the grid in the manifest, every part and journal, every file's
+bytes, every cent. It mends nothing: each problem says what to do.
+"""
+
+import json
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from batchflux.app.account import AccountStanding, check_account
+from batchflux.app.findings import Findings
+from batchflux.app.job import Job, load_job, shown_path
+from batchflux.app.manifestcheck import COMPARED_COLUMNS, ManifestCheck, check_manifest
+from batchflux.app.publish import is_manifest_current
+from batchflux.app.resume import Known, lay_over
+from batchflux.app.rundir import IDENTITY_FILE, RunIdentity
+from batchflux.core.books import BOOK_COLUMNS, Books
+from batchflux.core.budget import usd
+from batchflux.core.errors import JobSpecError, UsageError
+from batchflux.core.model import CellStatus
+from batchflux.core.progress import STATUS_CODES
+from batchflux.io.facts import review_facts
+from batchflux.io.filecheck import IMAGES_DIR, FileCheck, check_files, list_strays
+from batchflux.io.lock import is_run_at_work
+from batchflux.io.manifest import MANIFEST
+
+__all__ = ["Verification", "verify_run"]
+
+_COLUMNS: Final = (*COMPARED_COLUMNS, "file_bytes")
+_MOST_NAMED: Final = 1000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verification:
+    """What a check found. `cells` counts by status, None where spec, table or checkpoint can't be believed.
+
+    Money in USD; `account` is None where it wasn't asked for or couldn't be asked.
+    """
+
+    name: str
+    run_dir: Path
+    problems: tuple[str, ...]
+    notes: tuple[str, ...]
+    cells: dict[str, int] | None
+    files: int
+    size_bytes: int
+    cost_usd: float
+    account: AccountStanding | None = field(default=None)
+
+    @property
+    def ok(self) -> bool:
+        """Whether nothing is wrong."""
+        return not self.problems
+
+    @property
+    def exit_status(self) -> int:
+        """What the command line ends with."""
+        return 0 if self.ok else 1
+
+    def as_json(self) -> str:
+        """Return it as one JSON object."""
+        found = {"ok": self.ok, **asdict(self), "run_dir": str(self.run_dir)}
+        return json.dumps(found, ensure_ascii=False)
+
+    def __str__(self) -> str:
+        count = len(self.problems)
+        verdict = "sound" if self.ok else f"{count:,} problem{'s' if count > 1 else ''}"
+        text = [f"{self.name}: {verdict}, {shown_path(self.run_dir)}", *(f"  {line}" for line in self.problems)]
+        if self.cells is not None:
+            by_status = ", ".join(f"{count:,} {status}" for status, count in self.cells.items() if count)
+            text.append(f"  {sum(self.cells.values()):,} cells: {by_status}")
+        text.append(f"  {self.files:,} files looked at, {self.size_bytes / 1e6:,.1f} MB")
+        text.append(f"  cost {usd(round(self.cost_usd * 1e6))}")
+        if self.account is not None:
+            text += [f"  {line}" for line in self.account.lines()]
+        text += [f"  note: {line}" for line in self.notes]
+        return "\n".join(text)
+
+
+def verify_run(
+    run_dir: Path,
+    *,
+    account: bool = False,
+    allow_hosts: frozenset[str] = frozenset(),
+    now_ms: int | None = None,
+    on_files: Callable[[int, int], None] | None = None,
+) -> Verification:
+    """Check a run directory, with `account` also against the service's own history and charges.
+
+    `allow_hosts` may be sent the key, as with `run`; `now_ms` is our clock, for refunds that take hours;
+    `on_files(cells looked at, cells)` hears how far the files are. Raises UsageError where no run was begun.
+    """
+    now_ms = time.time_ns() // 1_000_000 if now_ms is None else now_ms
+    findings = Findings()
+    is_at_work = is_run_at_work(run_dir)
+    identity = _read_identity(run_dir, findings)
+    job = _read_job(run_dir, findings)
+    review = _review(run_dir, identity, findings, keeps_predictions=account)
+    known = lay_over(job.grid, review.state) if job is not None and review.is_whole else None
+    if known is not None and job is not None:
+        _check_states(known, findings)
+        _note_unsaved(job, known, findings)
+        _check_manifest(job, known, findings, is_at_work=is_at_work)
+    if review.is_whole:
+        _check_costs(review, job, findings)
+    standing = None
+    if account:
+        standing = _check_account(
+            job, identity, review, findings, allow_hosts=allow_hosts, is_at_work=is_at_work, now_ms=now_ms
+        )
+    check = _check_files(run_dir, review, findings, on_files=on_files)
+    return Verification(
+        name=job.name if job is not None else run_dir.absolute().name,
+        run_dir=run_dir,
+        problems=findings.problems.lines(),
+        notes=findings.notes.lines(),
+        cells=_count(known) if known is not None else None,
+        files=check.files,
+        size_bytes=check.size_bytes,
+        cost_usd=review.cost_micro_usd / 1e6,
+        account=standing,
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Review:
+    """The folded state of what can be believed, the books, and whether that is all there ever was."""
+
+    state: pa.Table
+    books: Books
+    is_whole: bool
+
+    @property
+    def cost_micro_usd(self) -> int:
+        return int(pc.sum(self.state["cost_micro_usd"]).as_py() or 0)
+
+
+def _read_identity(run_dir: Path, findings: Findings) -> RunIdentity | None:
+    try:
+        identity = RunIdentity.read(run_dir)
+    except UsageError as error:
+        findings.problems.add("unreadable", IDENTITY_FILE, str(error))
+        return None
+    if identity is None:
+        raise UsageError(f"{shown_path(run_dir)}: no run was begun here, so there is nothing to check")
+    return identity
+
+
+def _read_job(run_dir: Path, findings: Findings) -> Job | None:
+    try:
+        return load_job(run_dir)
+    except JobSpecError as error:
+        for problem in error.problems:
+            findings.problems.add("unreadable spec or table", str(problem), "put back the copy that the run made")
+        return None
+
+
+def _review(run_dir: Path, identity: RunIdentity | None, findings: Findings, *, keeps_predictions: bool) -> _Review:
+    """Read all facts once, fold them, and add their money up anew."""
+    books = Books()
+
+    def begin() -> Callable[[pa.Table], None]:
+        nonlocal books
+        books = Books(keeps_predictions=keeps_predictions)
+        return books.add
+
+    job_id = identity.run_id if identity is not None else None
+    found = review_facts(run_dir, columns=_COLUMNS, watched=BOOK_COLUMNS, begin=begin, job_id=job_id)
+    for line in found.damage:
+        findings.problems.add(
+            "damaged", line, "put the file back from a copy of this directory; until then no run spends anything here"
+        )
+    if found.damage:
+        findings.notes.add(
+            "not checked",
+            "statuses and costs",
+            "facts are missing, so that they can't be held against the manifest or added up",
+        )
+    return _Review(state=found.facts, books=books, is_whole=not found.damage)
+
+
+def _check_states(known: Known, findings: Findings) -> None:
+    """Hold each cell's state against itself."""
+    facts = known.facts
+    is_named = pc.is_valid(facts["prediction_id"])
+    nameless = facts.filter(pc.and_(pc.equal(facts["status"], str(CellStatus.COMPLETED)), pc.invert(is_named)))
+    findings.problems.add_each(
+        "completed without a prediction",
+        (f"cell {name}" for name in nameless["cell_id"].slice(0, _MOST_NAMED).to_pylist()),
+        count=nameless.num_rows,
+        instead="please report this, with run.log",
+    )
+    strange = facts.filter(pc.invert(pc.is_in(facts["status"], pa.array([str(status) for status in CellStatus]))))
+    findings.problems.add_each(
+        "unknown status",
+        (f"cell {row['cell_id']}: {row['status']}" for row in _first(strange.select(["cell_id", "status"]))),
+        count=strange.num_rows,
+        instead="the checkpoint was written by a newer batchflux, or forged",
+    )
+    named = facts["prediction_id"].filter(is_named)
+    counts = pc.value_counts(named)
+    shared = counts.filter(pc.greater(pc.struct_field(counts, "counts"), 1))
+    findings.problems.add_each(
+        "one prediction, several cells",
+        (item["values"] for item in shared.slice(0, _MOST_NAMED).to_pylist()),
+        count=len(shared),
+        instead="all but one of the cells have another's image: please report this, with run.log",
+    )
+    lengths = [pc.fill_null(pc.list_value_length(facts[name]), 0) for name in ("files", "sha256", "file_bytes")]
+    uneven = facts.filter(pc.or_(pc.not_equal(lengths[0], lengths[1]), pc.not_equal(lengths[0], lengths[2])))
+    findings.problems.add_each(
+        "files without hash or size",
+        (f"cell {row['cell_id']}" for row in _first(uneven.select(["cell_id"]))),
+        count=uneven.num_rows,
+        instead="please report this, with run.log",
+    )
+
+
+def _note_unsaved(job: Job, known: Known, findings: Findings) -> None:
+    """Say how many completed cells lack their images, which is no damage: a later run fetches them."""
+    has_none = np.asarray(pc.equal(pc.list_value_length(known.facts["files"]), 0), dtype=np.bool_)
+    count = int(has_none[known.places(CellStatus.COMPLETED)].sum())
+    if count and job.spec.output.download:
+        fetch = f"batchflux run {shown_path(job.run_dir)} --download-only fetches them at no cost, within 7 days"
+        findings.notes.add("images not on the disk", f"of {count:,} completed cells", fetch)
+
+
+def _check_manifest(job: Job, known: Known, findings: Findings, *, is_at_work: bool) -> None:
+    """Hold the manifest against the checkpoint; one that is merely older is told as that."""
+    command = f"batchflux run {shown_path(job.run_dir)}"
+    anew = f"delete it, and {command} writes it anew from the checkpoint"
+    is_current = is_manifest_current(job.run_dir)
+    try:
+        check = check_manifest(job.run_dir / MANIFEST, job.grid, known)
+    except FileNotFoundError:
+        if is_at_work:
+            findings.notes.add("no manifest yet", MANIFEST, "the run at work writes it now and then, and at its end")
+        else:
+            findings.problems.add("missing", MANIFEST, f"{command} goes on and writes it from the checkpoint")
+        return
+    if check.unreadable is not None:
+        findings.problems.add("unreadable", f"{MANIFEST} {check.unreadable}", anew)
+    elif is_at_work and check.n_wrong:
+        findings.notes.add(
+            "older than the checkpoint",
+            f"{MANIFEST}: {check.n_wrong:,} of {job.grid.n_cells:,} cells differ",
+            "the run at work writes it now and then, and at its end",
+        )
+    elif not is_current and check.n_wrong:
+        findings.problems.add(
+            "older than the checkpoint",
+            f"{MANIFEST}: {check.n_wrong:,} of {job.grid.n_cells:,} cells differ",
+            f"{command} goes on and writes it anew",
+        )
+    elif not is_at_work:
+        _tell_manifest(check, findings, anew=anew)
+
+
+def _tell_manifest(check: ManifestCheck, findings: Findings, *, anew: str) -> None:
+    problems = findings.problems
+    for what, names, count in (
+        ("cell missing in the manifest", check.missing, check.n_missing),
+        ("cell more than once in the manifest", check.doubled, check.n_doubled),
+        ("no cell of the job in the manifest", check.foreign, check.n_foreign),
+    ):
+        problems.add_each(what, names, count=count, instead=anew)
+    problems.add_each(
+        "manifest against checkpoint",
+        (f"cell {cell.cell_id}: {cell.column} is {cell.said}, not {cell.known}" for cell in check.altered),
+        count=check.n_altered,
+        instead=anew,
+    )
+    if not check.is_in_order:
+        problems.add("out of order", MANIFEST, anew)
+
+
+def _check_costs(review: _Review, job: Job | None, findings: Findings) -> None:
+    """Hold each cell's cost against its facts, and their sum against the budget."""
+    wrong = review.books.wrong_costs()
+    findings.problems.add_each(
+        "cost doesn't add up",
+        (
+            f"cell {row['cell_id']}: the checkpoint says {usd(row['stated'])}, its facts come to {usd(row['replayed'])}"
+            for row in _first(wrong)
+        ),
+        count=wrong.num_rows,
+        instead="its history was altered: hold it against the account with --account",
+    )
+    budget = job.spec.run.budget_micro_usd if job is not None else None
+    if budget is not None and review.cost_micro_usd > budget:
+        findings.problems.add(
+            "over the budget",
+            f"the run has cost {usd(review.cost_micro_usd)}, run.budget is {usd(budget)}",
+            "where the budget was not lowered since, please report this",
+        )
+
+
+def _check_files(
+    run_dir: Path, review: _Review, findings: Findings, *, on_files: Callable[[int, int], None] | None
+) -> FileCheck:
+    """Look at every file that the facts name, and for files that none names."""
+    state = review.state
+    total = int(pc.sum(pc.greater(pc.list_value_length(state["files"]), 0)).as_py() or 0)
+    done = 0
+
+    def progress(cells: int) -> None:
+        nonlocal done
+        done += cells
+        if on_files is not None:
+            on_files(done, total)
+
+    again = f"batchflux run {shown_path(run_dir)} --download-only fetches it again at no cost, within 7 days"
+    instead = {"missing": again, "damaged": f"move it away; {again}", "unreadable": f"mend or move it; {again}"}
+    check = FileCheck(on_progress=progress)
+    for fault in check_files(run_dir, state, check):
+        what = "missing" if fault.kind == "missing" else f"{fault.kind} file"
+        findings.problems.add(what, f"{fault.path} (cell {fault.cell_id}) {fault.detail}", instead[fault.kind])
+    strays = list_strays(run_dir, state)
+    findings.notes.add_each(
+        "a file that no cell names",
+        strays.slice(0, _MOST_NAMED).to_pylist(),
+        count=len(strays),
+        instead="it harms nothing" if review.is_whole else f"its facts may be among the damaged; keep {IMAGES_DIR}/",
+    )
+    return check
+
+
+def _check_account(
+    job: Job | None,
+    identity: RunIdentity | None,
+    review: _Review,
+    findings: Findings,
+    *,
+    allow_hosts: frozenset[str],
+    is_at_work: bool,
+    now_ms: int,
+) -> AccountStanding | None:
+    if job is None or identity is None:
+        findings.problems.add("account not asked", "spec or run.json can't be read", "they say whose account it is")
+        return None
+    held = review.state.filter(pc.equal(review.state["status"], str(CellStatus.UNKNOWN)))
+    return check_account(
+        job,
+        identity,
+        review.books,
+        findings,
+        unknown_cells=held.num_rows,
+        allow_hosts=allow_hosts,
+        is_at_work=is_at_work,
+        now_ms=now_ms,
+    )
+
+
+def _count(known: Known) -> dict[str, int]:
+    counts = np.bincount(known.statuses, minlength=len(STATUS_CODES))
+    return {str(status): int(counts[code]) for status, code in STATUS_CODES.items()}
+
+
+def _first(table: pa.Table) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = table.slice(0, _MOST_NAMED).to_pylist()
+    return rows
