@@ -368,7 +368,7 @@ def _file_bar() -> Callable[[int, int], None]:
     """Return what shows how far the files are."""
     from tqdm import tqdm
 
-    bar = tqdm(desc="files", unit=" cells", leave=False)
+    bar = tqdm(desc="verify", unit=" files", leave=False)
 
     def show(done: int, total: int) -> None:
         bar.total, bar.n = total, done

@@ -96,7 +96,7 @@ def verify_run(
     """Check a run directory, with `account` also against the service's own history and charges.
 
     `allow_hosts` may be sent the key, as with `run`; `now_ms` is our clock, for refunds that take hours;
-    `on_files(cells looked at, cells)` hears how far the files are. Raises UsageError where no run was begun.
+    `on_files(looked at, in all)` hears how far the files are. Raises UsageError where no run was begun.
     """
     now_ms = time.time_ns() // 1_000_000 if now_ms is None else now_ms
     findings = Findings()
@@ -308,12 +308,12 @@ def _check_files(
 ) -> FileCheck:
     """Look at every file that the facts name, and for files that none names."""
     state = review.state
-    total = int(pc.sum(pc.greater(pc.list_value_length(state["files"]), 0)).as_py() or 0)
+    total = int(pc.sum(pc.list_value_length(state["files"])).as_py() or 0)
     done = 0
 
-    def progress(cells: int) -> None:
+    def progress(files: int) -> None:
         nonlocal done
-        done += cells
+        done += files
         if on_files is not None:
             on_files(done, total)
 

@@ -56,7 +56,7 @@ async def list_history(
             for prediction in fresh:
                 seen.add(prediction.id)
                 rows.add(prediction_id=prediction.id, created_at_ms=prediction.created_at_ms, model=prediction.model)
-            odd += found.is_odd and bool(fresh)
+            odd += found.is_odd and (bool(fresh) or page == 1)
             if not fresh:  # an empty page, or one that a service repeats which doesn't look at the page's number
                 break
     return Listing(table=rows.table(), odd=odd)
