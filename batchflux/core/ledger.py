@@ -137,9 +137,9 @@ def _codes(column: pa.ChunkedArray) -> tuple[_Rows, int]:
     """Number the values of a column in the order of their first appearance: a number a row, and how many there are."""
     if column.null_count:
         raise ValueError("a fact without a cell id or kind")
-    encoded = pc.dictionary_encode(column).unify_dictionaries()
-    numbers = [_buffer_values(chunk.indices, dtype=np.int32) for chunk in encoded.chunks]
-    return np.concatenate(numbers).astype(np.int64), len(encoded.chunk(0).dictionary)
+    # As one array: of many chunks each would bring a dictionary of its own, of all values so far, to be unified.
+    encoded = pc.dictionary_encode(pa.concat_arrays(column.chunks))
+    return _buffer_values(encoded.indices, dtype=np.int32).astype(np.int64), len(encoded.dictionary)
 
 
 def _kinds(facts: pa.Table) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
