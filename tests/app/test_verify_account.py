@@ -1,4 +1,4 @@
-"""`verify --account`: the books of a real run against the history and the billing of a sandbox that has its own ledger."""
+"""`verify --account`: the books of a real run against the history and the billing of a sandbox with its own ledger."""
 
 import json
 import re
@@ -255,4 +255,4 @@ def test_a_rehearsal_has_an_account_too(tmp_path: Path) -> None:
     found = checked(result)
     assert found.problems == ()
     assert found.account is not None
-    assert (found.account.predictions, found.account.charged_usd) == (2, pytest.approx(0.16))
+    assert (found.account.predictions, found.account.charged_usd) == (2, 0.16)

@@ -42,7 +42,7 @@ def run_job(
     return batchflux.run(batchflux.load_job(folder / "job.yaml", overrides), options)
 
 
-def damaged(run_dir: Path, tmp_path: Path, damage: Callable[[Path], None]) -> Verification:
+def damaged(run_dir: Path, tmp_path: Path, damage: Callable[[Path], object]) -> Verification:
     """Return what verify finds in a copy of a run directory after some damage."""
     copy = tmp_path / "copy"
     shutil.copytree(run_dir, copy)

@@ -113,7 +113,7 @@ def test_a_forged_cost_does_not(life: list[Fact], off: int) -> None:
 
 
 def test_a_refund_that_the_service_never_gives_is_found() -> None:
-    """A moderated prediction that the books give back is wrong, and so is a code of the service's own that they keep."""
+    """A moderated prediction that the books give back is wrong, and so is a code of the service's that they keep."""
     given = [intent(PRICE), accepted(PRICE), failed(0, kind="content_policy", error="flagged (code 1200)")]
     kept = [intent(PRICE), accepted(PRICE), failed(PRICE, error="oops (code 5000)")]
     assert wrong(books_of(*given)) == [(0, PRICE)]
@@ -130,7 +130,7 @@ def test_images_cost_nothing() -> None:
 
 @given(st.randoms(use_true_random=False), st.integers(1, 40))
 def test_interleaved_cells_in_any_pieces_add_up_alone(dice: random.Random, pieces: int) -> None:
-    """Cells whose facts are mixed, cut into any tables, add up as they do alone, and a forged one is found by its id."""
+    """Cells whose facts are mixed, cut into any tables, add up as they do alone; a forged one is found by its id."""
     lives = [
         [replace(each, cell_id=f"{number:032x}", prediction_id=each.prediction_id and f"{each.prediction_id}-{number}")
          for each in life]
