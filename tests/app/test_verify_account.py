@@ -131,7 +131,7 @@ def test_a_held_submission_is_named_as_what_it_may_be(tmp_path: Path) -> None:
         only(checked(result), "no attempt of the run explains", "asks again whose it is")
 
 
-MONEY = {
+MONEY: dict[str, tuple[list[dict[str, Any]], str, str]] = {
     "twice": ([{}, {"key": "again"}], "charged twice: ", "$0.16 in 2 charges"),
     "another price": ([{"price": 0.11}], "charged another price: ", "$0.08 in the books, charged $0.11"),
     "not at all": ([], "not charged: ", "$0.08 in the books, charged $0.00"),
@@ -149,7 +149,7 @@ def test_money_that_differs_is_named(tmp_path: Path, case: str) -> None:
         at_ms = round(records[0].created_at_s * 1000)
     chosen = records[4].id
     billed = [charge(record.id, key=record.id, at_ms=at_ms) for record in records if record.id != chosen]
-    billed += [charge(chosen, at_ms=at_ms, **row) for row in rows]  # type: ignore[arg-type]
+    billed += [charge(chosen, at_ms=at_ms, **row) for row in rows]
     patch = FaultRule(on="billing", do="patch", data={"items": billed, "has_more": False})
     with SandboxThread(config(patch, state_dir=state)) as sandbox:
         assert sandbox.base_url == batchflux.load_job(result.run_dir).spec.api.base_url
