@@ -101,7 +101,9 @@ def test_kill_at_random_moments_and_go_on(tmp_path: Path, seed: int) -> None:
     dice = random.Random(seed)
     config = SandboxConfig(latency=Latency(median_s=0.1, sigma=0.5))
     with SandboxThread(config) as service:
-        job = write_job(tmp_path, prompts=[*_PROMPTS, *_PROMPTS[:10]], api={"base_url": service.base_url, "settle": "300ms"})
+        job = write_job(
+            tmp_path, prompts=[*_PROMPTS, *_PROMPTS[:10]], api={"base_url": service.base_url, "settle": "300ms"}
+        )
         for _ in range(3):
             before = service.stats["submissions_received"]
             enough = before + dice.randint(1, 18)
