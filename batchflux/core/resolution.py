@@ -90,6 +90,7 @@ def hold(lost: Unresolved, *, why: str, candidates: Sequence[str], at_ms: int) -
         status=CellStatus.UNKNOWN,
         attempts=lost.before.attempts,
         cost_micro_usd=cost,
+        submitted_at_ms=lost.sent_at_ms,  # later runs look for it from there on, and not from when it was held
         error_kind="unknown_outcome",
         error=f"{why}{named}{more}",
     )
