@@ -9,7 +9,7 @@ import asyncio
 import json
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import assert_never
 
 from batchflux.core.errors import BatchfluxError
@@ -266,7 +266,8 @@ class Engine:
         loop = asyncio.get_running_loop()
         request = build_submit(self.base_url, item.cell.model, body)
         try:
-            await self.sink.intent(command.intent)
+            # Dated when it leaves: it may have waited long for its place, and is looked for from this moment on.
+            await self.sink.intent(replace(command.intent, at_ms=self.wall_ms()))
             sent_at_ms, sent_at_s = self.wall_ms(), loop.time()
             with self.resolver.open_post(sent_at_ms):
                 raw = await self.transport.send(request)
