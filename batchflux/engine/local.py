@@ -277,17 +277,19 @@ class Engine:
         if isinstance(answer, Accepted) and answer.prediction.id in self._known_ids:
             answer = decipher_submit(raw, is_known_id=True)
         now_s = loop.time()
-        self._tell_limits(answer, sent_at_s=sent_at_s, now_s=now_s)
+        self._tell_limits(answer, sent_at_ms=sent_at_ms, sent_at_s=sent_at_s, now_s=now_s)
         if not isinstance(answer, Accepted):
             self._note_answer(item, answer, raw)
         return Answered(answer=answer, sent_at_ms=sent_at_ms, at_ms=self.wall_ms(), now_s=now_s)
 
-    def _tell_limits(self, answer: SubmitAnswer, *, sent_at_s: float, now_s: float) -> None:
+    def _tell_limits(self, answer: SubmitAnswer, *, sent_at_ms: int, sent_at_s: float, now_s: float) -> None:
         gate = self.admission
         match answer:
             case Accepted(prediction=prediction):
                 self._remember(prediction.id)
-                self.resolver.learn_clock(prediction.created_at_ms, heard_at_ms=self.wall_ms())
+                self.resolver.learn_clock(
+                    prediction.created_at_ms, sent_at_ms=sent_at_ms, heard_at_ms=self.wall_ms()
+                )
                 self._alike = ("", 0)
                 gate.window.accepted()
                 gate.pace.accepted()

@@ -14,11 +14,11 @@ from batchflux.core.reconcile import LostSubmission, Verdicts, judge
 from batchflux.core.retry import Backoff
 from batchflux.engine.ports import Observer, Transport
 
-__all__ = ["Reconciler"]
+__all__ = ["KNOWN_SKEW_MS", "Reconciler"]
 
 # Where no answer has told how far the service's clock is from ours.
 _UNKNOWN_SKEW_MS = 15 * 60_000
-_KNOWN_SKEW_MS = 5_000
+KNOWN_SKEW_MS = 5_000
 _MAX_PAGES = 1000
 _TRIES = 6
 _BACKOFF = Backoff(first_s=2.0, most_s=60.0, jitter=0.3)
@@ -29,7 +29,8 @@ class Reconciler:
     """One run's reconciliation. `settle_s` is how long the service may still be at work on a lost submission.
 
     `known_ids(since_ms)` gives every prediction id that this run was ever given since a moment of our clock, with
-    the service's time of it; `clock_offset_ms` is the service's clock minus ours, None until an answer has told.
+    the service's time of it; `clock_offset_ms` is the service's clock minus ours, None until an answer has told; it may be wrong by
+    `clock_error_ms`, since nobody knows when within a submission's time the service made the prediction.
     """
 
     transport: Transport
@@ -41,6 +42,7 @@ class Reconciler:
     wall_ms: Callable[[], int]
     dice: Callable[[], float]
     clock_offset_ms: int | None = None
+    clock_error_ms: int = 0
     _lost: list[LostSubmission] = field(default_factory=list)
     _news: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -107,19 +109,19 @@ class Reconciler:
 
         Those count that were made before the batch was given up, and so have had as long to settle.
         """
-        settled_ms = max(each.seen_at_ms for each in batch) + (self.clock_offset_ms or 0)
+        settled_ms = max(each.seen_at_ms for each in batch) + (self.clock_offset_ms or 0) - self.clock_error_ms
         inside = (name for name, at_ms in known.items() if at_ms is not None and after_ms < at_ms < settled_ms)
         return sum(name not in listed for name in inside)
 
     def _span(self, batch: tuple[LostSubmission, ...]) -> tuple[int, int]:
         """Return the span of the service's clock in which the batch can have been accepted, in milliseconds."""
         offset = self.clock_offset_ms
-        skew_ms = _UNKNOWN_SKEW_MS if offset is None else _KNOWN_SKEW_MS
+        skew_ms = _UNKNOWN_SKEW_MS if offset is None else KNOWN_SKEW_MS + self.clock_error_ms
         shift = offset or 0
         first = min(each.sent_at_ms for each in batch) + shift - skew_ms
         last = max(each.seen_at_ms for each in batch) + shift + skew_ms + round(self.settle_s * 1000)
         # Settled means that nothing of theirs is made from now on; without this end new predictions keep coming in.
-        return first, last if offset is None else min(last, self.wall_ms() + shift)
+        return first, last if offset is None else min(last, self.wall_ms() + shift + self.clock_error_ms)
 
     async def _list(
         self, batch: tuple[LostSubmission, ...], *, after_ms: int, before_ms: int

@@ -14,7 +14,7 @@ from batchflux.core.reconcile import LostSubmission, Verdicts
 from batchflux.core.resolution import Resolution, Unresolved, adopt, hold, release
 from batchflux.engine.control import Admission
 from batchflux.engine.ports import Observer, Sink, Work
-from batchflux.engine.reconciling import Reconciler
+from batchflux.engine.reconciling import KNOWN_SKEW_MS, Reconciler
 from batchflux.engine.source import WorkSource
 
 __all__ = ["Resolver"]
@@ -51,10 +51,21 @@ class Resolver:
             self._open_since_ms.remove(sent_at_ms)
             self._closed.set()
 
-    def learn_clock(self, created_at_ms: int | None, *, heard_at_ms: int) -> None:
-        """Take in one answer's moment on the service's clock."""
-        if created_at_ms is not None:
-            self.reconciler.clock_offset_ms = created_at_ms - heard_at_ms
+    def learn_clock(self, created_at_ms: int | None, *, sent_at_ms: int, heard_at_ms: int) -> None:
+        """Take in one answer's moment on the service's clock; it lies between the two of ours, the closer the better.
+
+        A slow answer tells less than a quick one did, unless the two contradict each other: then a clock was set.
+        """
+        if created_at_ms is None:
+            return
+        clocks = self.reconciler
+        offset_ms, error_ms = created_at_ms - (sent_at_ms + heard_at_ms) // 2, (heard_at_ms - sent_at_ms + 1) // 2
+        before_ms = clocks.clock_offset_ms
+        is_contradiction = before_ms is not None and abs(offset_ms - before_ms) > (
+            error_ms + clocks.clock_error_ms + KNOWN_SKEW_MS
+        )
+        if before_ms is None or error_ms <= clocks.clock_error_ms or is_contradiction:
+            clocks.clock_offset_ms, clocks.clock_error_ms = offset_ms, error_ms
 
     def add(self, item: Work, lost: Unresolved) -> None:
         """Take in a submission without an answer."""
