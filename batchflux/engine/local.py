@@ -124,7 +124,7 @@ class Engine:
         source = WorkSource(work, admission=self.admission)
         self.resolver.give_to(source)
         for item, unresolved in lost:
-            self.resolver.add(item, unresolved)
+            self.resolver.add(replace(item, is_paid_before=True), unresolved)
         try:
             async with asyncio.TaskGroup() as group:
                 attend = (self._watch_for_abandon(), self._beat(), self.sink.run(), self.resolver.run())
@@ -166,6 +166,7 @@ class Engine:
             try:
                 if item.state.prediction_id is not None:
                     self._remember(item.state.prediction_id)
+                    item = replace(item, is_paid_before=item.is_paid_before or not item.is_again)
                     self.admission.window.started()
                     await self._drive(item, admitted=False)
                 elif await self._queue_for_admission(item, is_new_cell=not item.is_again):
@@ -195,7 +196,6 @@ class Engine:
         )
         event: Event | None = None
         holds = True
-        is_ours = admitted  # whether the attempt spoken of was bought in this session
         final: Fact | None = None
         try:
             while True:
@@ -214,7 +214,8 @@ class Engine:
                             if not holds:
                                 event = NoMore()
                                 continue
-                        admitted, is_ours = False, True
+                        admitted = False
+                        item = replace(item, is_paid_before=False)
                         event = await self._submit(item, command, body)
                     case Poll(prediction_id=prediction_id):
                         event = await self._poll(prediction_id)
@@ -222,7 +223,7 @@ class Engine:
                         await asyncio.sleep(seconds)
                         event = self._looked()
                     case Record(fact=fact, frees_micro_usd=freed):
-                        self._record(item, fact, freed_micro_usd=freed, of_this_session=is_ours)
+                        self._record(item, fact, freed_micro_usd=freed)
                         event = self._looked()
                     case _:
                         assert_never(command)
@@ -247,10 +248,10 @@ class Engine:
                 )
             )
 
-    def _record(self, item: Work, fact: Fact, *, freed_micro_usd: int, of_this_session: bool) -> None:
+    def _record(self, item: Work, fact: Fact, *, freed_micro_usd: int) -> None:
         self.sink.record(fact)
         if freed_micro_usd:
-            self.admission.budget.release(freed_micro_usd, of_this_session=of_this_session)
+            self.admission.budget.release(freed_micro_usd, of_this_session=not item.is_paid_before)
             self.admission.changed()
         self.progress.spent_micro_usd = self.admission.budget.life_micro_usd
         self.progress.apply(item.cell.index, fact, now_s=asyncio.get_running_loop().time())

@@ -16,13 +16,15 @@ __all__ = ["Download", "Downloads", "Observer", "Sink", "StopReason", "Transport
 class Work:
     """A cell to be run, with what is known of it; `labels` are its axis values, for the names of its files.
 
-    `is_again`: this session has started it before.
+    `is_again`: this session has started it before. `is_paid_before`: what its open submission may cost was reserved
+    by an earlier session.
     """
 
     cell: Cell
     state: CellState
     labels: Mapping[str, JsonValue]
     is_again: bool = False
+    is_paid_before: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -119,7 +119,7 @@ class Resolver:
         fact = resolution.fact
         self.sink.record(fact)
         if resolution.frees_micro_usd:
-            self.admission.budget.release(resolution.frees_micro_usd)
+            self.admission.budget.release(resolution.frees_micro_usd, of_this_session=not item.is_paid_before)
         self.progress.spent_micro_usd = self.admission.budget.life_micro_usd
         self.progress.apply(item.cell.index, fact, now_s=asyncio.get_running_loop().time())
         self.observer.fact(fact)

@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -13,6 +13,7 @@ from batchflux.core.limits import Breaker, Health, Pace, Window
 from batchflux.core.model import Cell, Fact, JsonValue
 from batchflux.core.progress import Progress
 from batchflux.core.protocol import HttpAnswer, HttpRequest, TransportFault
+from batchflux.core.resolution import Unresolved
 from batchflux.engine.control import Admission
 from batchflux.engine.local import Engine
 from batchflux.engine.ports import Work
@@ -151,11 +152,11 @@ class SmallEngine:
             pulse=_nothing,
         )
 
-    async def run(self, items: Iterable[Work]) -> Engine:
+    async def run(self, items: Iterable[Work], lost: Sequence[tuple[Work, Unresolved]] = ()) -> Engine:
         """Run cells to the end and return the engine that did it."""
         cells = list(items)
-        engine = self.engine(len(cells))
-        await engine.run(iter(cells))
+        engine = self.engine(len(cells) + len(lost))
+        await engine.run(iter(cells), lost)
         return engine
 
     async def _known_ids(self, since_ms: int) -> Mapping[str, int | None]:
