@@ -77,11 +77,11 @@ class Reconciler:
         """Return the verdicts on a batch, or why the history can't be had."""
         after_ms, before_ms = self._span(batch)
         fault = Fault(kind="unknown_outcome", message="the history was not asked")
-        seen: frozenset[str] | None = None
+        before: tuple[HistoryItem, ...] | None = None
         for tries in range(1, _TRIES + 1):
             listing = await self._list(batch, after_ms=after_ms, before_ms=before_ms)
             if isinstance(listing, Fault):
-                fault, seen = listing, None
+                fault, before = listing, None
                 self.observer.note("history", error_kind=fault.kind, error=fault.message)
                 if fault.kind in ("not_found", "auth"):
                     return fault
@@ -90,10 +90,16 @@ class Reconciler:
             ids = frozenset(item.prediction.id for item in listing)
             known = await self.known_ids(min(each.sent_at_ms for each in batch))
             missing = self._missing(known, ids, batch, after_ms=after_ms)
-            if ids == seen and not missing:
-                return judge(batch, listing, known_ids=known.keys(), listed_params=self.listed_params)
+            if before is not None and not missing:
+                # Of a busy account no two listings are the same: they must agree on what was asked.
+                told, told_before = (
+                    judge(batch, each, known_ids=known.keys(), listed_params=self.listed_params)
+                    for each in (listing, before)
+                )
+                if _answers(told) == _answers(told_before):
+                    return told
             what = f"the history lacks {missing} predictions that it gave us" if missing else "it keeps changing"
-            fault, seen = Fault(kind="unknown_outcome", message=what), ids
+            fault, before = Fault(kind="unknown_outcome", message=what), listing
             await asyncio.sleep(self.settle_s / 6)
         return fault
 
@@ -143,3 +149,9 @@ class Reconciler:
                 return tuple(found.values())
             found.update((item.prediction.id, item) for item in fresh)
         return Fault(kind="bad_response", message=f"the history has more than {_MAX_PAGES} pages")
+
+
+def _answers(verdicts: Verdicts) -> tuple[dict[str, str], dict[str, frozenset[str]]]:
+    """Return what verdicts say in ids alone: whose prediction is whose, and who could be whose; the rest is absent."""
+    adopted = {each.lost.cell_id: each.item.prediction.id for each in verdicts.adopted}
+    return adopted, {each.lost.cell_id: frozenset(each.candidates) for each in verdicts.held}
