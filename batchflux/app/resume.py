@@ -111,10 +111,12 @@ class Known:
             )
 
     def pending(self, grid: Grid, order: Order) -> Iterator[int]:
-        """Yield the indexes of cells that are pending when they are come to, in the order of the run."""
-        code = STATUS_CODES[CellStatus.PENDING]
-        for indexes in grid.in_order(order):
-            yield from indexes[self.statuses[indexes] == code].tolist()
+        """Return the indexes of cells that are pending now, in the order of the run.
+
+        `statuses` change while a run goes on: one that becomes pending later has a flow already, and no second one.
+        """
+        is_pending = self.statuses == STATUS_CODES[CellStatus.PENDING]
+        return (index for indexes in grid.in_order(order) for index in indexes[is_pending[indexes]].tolist())
 
 
 def _state(row: dict[str, Any]) -> CellState:

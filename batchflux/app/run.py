@@ -400,11 +400,12 @@ def _wall_ms() -> int:
 
 def _work(job: Job, known: Known, options: RunOptions) -> Iterator[Work]:
     """Yield what the service knows already, then what is pending, each with what is known of it."""
+    pending = known.pending(job.grid, job.spec.run.order)  # before any of those that are in flight can fail
     for index, state in known.states(known.places(CellStatus.SUBMITTED)):
         yield _work_of(job, index, state)
     before = dict(known.states(known.places(CellStatus.PENDING, CellStatus.FAILED, CellStatus.UNKNOWN)))
     untried = CellState()
-    for index in known.pending(job.grid, job.spec.run.order):
+    for index in pending:
         state = before.get(index, untried)
         if options.retry_failed:
             # Failed cells get max_attempts anew; what they have cost stays counted.

@@ -1,0 +1,33 @@
+"""What an earlier run left is given to the engine once: a cell has one flow at a time."""
+
+from pathlib import Path
+
+from batchflux.app.job import load_job
+from batchflux.app.resume import lay_over
+from batchflux.app.run import RunOptions, _work, _work_of
+from batchflux.core.flow import CellState
+from batchflux.core.ledger import fold
+from batchflux.core.model import CellStatus, Fact, FactKind
+from batchflux.core.progress import Progress
+from batchflux.io.journal import encode_fact
+from batchflux.io.parts import build_table
+
+
+def test_a_cell_in_flight_that_fails_before_its_turn_is_not_given_out_twice(tmp_path: Path) -> None:
+    """Its flow is between two attempts and will make the next one; a second flow would pay beside it."""
+    (tmp_path / "p.csv").write_text("prompt\nAn owl\nA fox\n")
+    (tmp_path / "job.yaml").write_text("prompts: {path: p.csv}\n")
+    job = load_job(tmp_path / "job.yaml")
+    cell_id = _work_of(job, 1, CellState()).cell.cell_id
+    fact = Fact(cell_id=cell_id, kind=FactKind.ACCEPTED, at_ms=1, attempt=1, status=CellStatus.SUBMITTED, attempts=1)
+    known = lay_over(job.grid, fold(build_table([encode_fact(fact)])))
+    progress = Progress.of(known.statuses)
+    given = []
+    for item in _work(job, known, RunOptions()):
+        given.append(item.cell.index)
+        if item.cell.index == 1:
+            released = Fact(
+                cell_id=cell_id, kind=FactKind.RELEASED, at_ms=2, attempt=1, status=CellStatus.PENDING, attempts=1
+            )
+            progress.apply(1, released, now_s=0.0)
+    assert given == [1, 0]
