@@ -70,8 +70,10 @@ class SimulatedSink:
         dice: random.Random,
         fails_at_flush: int | None = None,
         heard: Callable[[Fact], None] = lambda fact: None,
+        slow_share: float = 0.0,
     ) -> None:
         self._disk, self._dice, self._fails_at_flush, self._heard = disk, dice, fails_at_flush, heard
+        self._slow_share = slow_share
         self._is_dead = self._is_poisoned = False
         self._flushes = 0
         self._news = asyncio.Event()
@@ -111,7 +113,7 @@ class SimulatedSink:
             self._raise_failure()
             reached = len(self._disk.payloads)
             self._flushes += 1
-            is_slow = self._dice.random() < 0.01
+            is_slow = self._dice.random() < self._slow_share
             await asyncio.sleep(self._dice.uniform(0.5, 3.0) if is_slow else self._dice.uniform(0.0003, 0.003))
             if self._flushes == self._fails_at_flush:
                 self._is_poisoned = True

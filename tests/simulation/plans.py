@@ -17,7 +17,7 @@ _SUBMIT_FAULTS = (
 )  # fmt: skip
 _POLL_FAULTS = ("lost", "404", "500", "502", "429", "garbage", "word", "empty")
 _HISTORY_FAULTS = ("lost", "429", "500", "garbage", "html", "missing")
-_OUTAGES = ("unreachable", "bad_gateway", "created_502", "refusing", "hanging")
+_OUTAGES = ("unreachable", "bad_gateway", "created_502", "refusing", "refusing_posts", "hanging")
 _CODES = (1200, 1403, 1405, 1406, 5000, 5003)
 
 Ending = Literal["end", "kill", "power", "disk", "signal"]
@@ -72,6 +72,7 @@ class Plan:
     budget_micro_usd: int | None
     foreign: int
     order: Literal["rows", "balanced"]
+    slow_flush_share: float = 0.0
 
     @property
     def can_tell_all(self) -> bool:
@@ -107,6 +108,7 @@ def draw_plan(seed: int) -> Plan:
         budget_micro_usd=dice.choice((None, None, round(cost * dice.uniform(0.1, 1.0)))),
         foreign=dice.choice((0, 0, 5, 120)),
         order=dice.choice(("rows", "balanced")),
+        slow_flush_share=dice.choice((0.0, 0.01)),
     )
 
 

@@ -28,7 +28,7 @@ _MODEL = "wavespeed-ai/flux-kontext-max/text-to-image"
 _READ_TIMEOUT_S = 30.0
 _CREDIT_SHARE = 0.08
 
-OutageKind = Literal["unreachable", "bad_gateway", "created_502", "refusing", "hanging"]
+OutageKind = Literal["unreachable", "bad_gateway", "created_502", "refusing", "refusing_posts", "hanging"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,6 +52,7 @@ class Weather:
     stuck_share: float = 0.0
     codeless_share: float = 0.0
     slow_share: float = 0.0
+    most_way_s: float = 0.2
 
     def outage_at(self, now_s: float) -> OutageKind | None:
         """Return what befalls everything at a moment."""
@@ -150,6 +151,10 @@ class Service:
             case _:
                 return await self._list(call)
 
+    def _way_s(self) -> float:
+        """Return how long a request or an answer is on its way."""
+        return self._dice.uniform(0.005, self.weather.most_way_s)
+
     def _draw(self, shares: dict[str, float]) -> str:
         luck = self._dice.random()
         for fault, share in shares.items():
@@ -171,7 +176,7 @@ class Service:
                 fault = "502_before"
             case "created_502":
                 fault = "502_after"
-            case "refusing":
+            case "refusing" | "refusing_posts":
                 fault = "429"
             case "hanging":
                 fault = "hang_after" if self._dice.random() < 0.5 else "hang_before"
@@ -185,7 +190,7 @@ class Service:
         if fault == "not_sent":
             await asyncio.sleep(dice.choice((0.01, 0.5, 10.0)))
             return TransportFault(sent=False, message="no route to host")
-        there_s = dice.uniform(0.005, 0.2)
+        there_s = self._way_s()
         if name in ("hang", "late"):
             if moment != "before":
                 late_s = dice.uniform(0.0, min(20.0, self._latest_s) if name == "hang" else self._latest_s)
@@ -202,7 +207,7 @@ class Service:
             return self._refusal(name)
         reply = self._later(there_s, call, body)
         answer = _http(await reply)
-        await asyncio.sleep(dice.uniform(0.005, 0.2) if name != "slow" else dice.uniform(1.0, 28.0))
+        await asyncio.sleep(self._way_s() if name != "slow" else dice.uniform(1.0, 28.0))
         if fault in ("none", "slow"):
             self._remember(answer)
             return answer
@@ -268,7 +273,7 @@ class Service:
             case "refusing":
                 fault = "429"
         is_slow = self._dice.random() < self.weather.slow_share
-        await asyncio.sleep(self._dice.uniform(0.5, 15.0) if is_slow else self._dice.uniform(0.005, 0.2))
+        await asyncio.sleep(self._dice.uniform(0.5, 15.0) if is_slow else self._way_s())
         if fault in ("lost", "garbage", "html"):
             return self._spoilt(fault, None)
         if fault in ("429", "404", "500", "502"):

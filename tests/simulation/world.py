@@ -167,6 +167,7 @@ class World:
             dice=self.dice,
             fails_at_flush=session.at_flush if session.ending == "disk" else None,
             heard=self._heard,
+            slow_share=self.plan.slow_flush_share,
         )
         progress = Progress.of(known.statuses)
         engine = self._engine(session, known, sink, progress)
@@ -285,9 +286,15 @@ class World:
         for _ in range(_MOST_CALM_SESSIONS):
             stop = await self.run_session(calm(self._queue_s() + 2 * self.plan.settle_s + 60))
             assert stop is None, f"in calm weather the run stopped: {stop}"
-            if not self._queue_s():
+            if not self._is_waiting():
                 return
         raise AssertionError("the job doesn't end")
+
+    def _is_waiting(self) -> bool:
+        """Return whether a cell waits for a prediction that will end."""
+        ends = {each.record.id: each.record.finished_at_s for each in self.service.creations}
+        rows = self.disk.state().to_pylist()
+        return any(row["status"] == "submitted" and math.isfinite(ends[row["prediction_id"]]) for row in rows)
 
     def _queue_s(self) -> float:
         """Return how long the service will still be at work on what it has."""
