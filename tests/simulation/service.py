@@ -205,10 +205,12 @@ class Service:
             if name == "400":
                 self.rejected[body] += 1
             return self._refusal(name)
+        if name == "double":
+            self._later(there_s, call, body)
         reply = self._later(there_s, call, body)
         answer = _http(await reply)
         await asyncio.sleep(self._way_s() if name != "slow" else dice.uniform(1.0, 28.0))
-        if fault in ("none", "slow"):
+        if name in ("none", "slow", "double"):
             self._remember(answer)
             return answer
         return self._spoilt(name, answer)
