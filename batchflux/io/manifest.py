@@ -21,7 +21,7 @@ from batchflux.core.grid import Grid, GridSlice
 from batchflux.core.ledger import cell_ids
 from batchflux.core.model import JsonValue
 from batchflux.core.rows import NO_SEED, RowPart, name_of_row
-from batchflux.io.storage import publish_with
+from batchflux.io.storage import publish_with, remove
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -114,7 +114,8 @@ def write_retired(path: Path, source: ManifestSource) -> None:
     gone = source.facts.filter(pa.array(source.indexes < 0))
     gone = gone.filter(pc.not_equal(gone["status"], "pending"))
     if gone.num_rows == 0:
-        path.unlink(missing_ok=True)
+        if path.exists():
+            remove(path)
         return
     bodies = [json.loads(body) if body else {} for body in gone["body"].to_pylist()]
     names = _ordered_parameters({name for body in bodies for name in body} - {"prompt"})
