@@ -53,11 +53,13 @@ class Plan:
 class Life:
     """A job, its run directory and its sandbox; `begun` is a context manager that makes them."""
 
-    def __init__(self, folder: Path, plan: Plan, sandbox: RunningSandbox, victims: Victims) -> None:
+    def __init__(
+        self, folder: Path, plan: Plan, sandbox: RunningSandbox, victims: Victims, *, service_dir: Path
+    ) -> None:
         self.plan, self.sandbox, self.victims = plan, sandbox, victims
         self.run_dir = folder / "run"
         self._job = folder / "job.yaml"
-        self._ledger = folder / "service" / "ledger.jsonl"
+        self._ledger = service_dir / "ledger.jsonl"
         rows = sorted({prompt for prompt, _ in plan.bodies})
         (folder / "prompts.csv").write_text("prompt\n" + "".join(f"{prompt}\n" for prompt in rows))
         self._job.write_text(
@@ -69,19 +71,20 @@ class Life:
 
     @classmethod
     @contextmanager
-    def begun(cls, folder: Path, plan: Plan, victims: Victims) -> Iterator[Self]:
-        """Start the sandbox and write the job."""
+    def begun(cls, folder: Path, plan: Plan, victims: Victims, *, service_dir: Path | None = None) -> Iterator[Self]:
+        """Start the sandbox and write the job; `service_dir` is for a service whose disk is another one."""
         folder.mkdir(parents=True)
+        service_dir = folder / "service" if service_dir is None else service_dir
         config = SandboxConfig(
             latency=Latency(median_s=plan.latency_s, sigma=0.3 if plan.latency_s else 0.0),
-            state_dir=folder / "service",
+            state_dir=service_dir,
             history_inputs="on" if plan.inputs else "absent",
             failures=dict(plan.failures),
             image_size=64,
             faults=plan.faults,
         )
         with SandboxThread(config) as sandbox:
-            yield cls(folder, plan, sandbox, victims)
+            yield cls(folder, plan, sandbox, victims, service_dir=service_dir)
 
     def run(self, strike: Strike | None = None, **knobs: Any) -> End:
         """Run the job once, and return when the service has done with whatever it was sent."""
@@ -166,7 +169,7 @@ class Life:
         assert end.status == (1 if len(held) else 0), end.err
         assert (end.summary["unknown"], end.summary["completed"]) == (len(held), len(manifest) - len(held))
         assert end.summary["cost_usd"] == round(len(manifest) * PRICE_USD, 6)
-        made = {record["id"]: body_of(record) for record in self.records()}
+        made = {record["id"]: body_of(record) for record in self.records() if record["code"] == 0}
         for record in manifest[manifest["status"] == "completed"].to_dict("records"):
             assert made.pop(record["prediction_id"]) == (record["prompt"], record["seed"])
         # What is left over in the ledger belongs to held cells, whose words name it.

@@ -69,6 +69,7 @@ class Points:
 
     def install(self) -> None:
         """Put the wrappers in place."""
+        import batchflux.app.run
         import batchflux.engine.local
         import batchflux.engine.reconciling
         import batchflux.io.checkpoint
@@ -81,6 +82,7 @@ class Points:
             (batchflux.engine.local, "decipher_submit", "decipher submit"),
             (batchflux.engine.reconciling, "judge", "judge lost"),
             (batchflux.io.checkpoint, "recover", "recover journals"),
+            (batchflux.app.run, "publish_results", "publish results"),
         ):
             setattr(module, name, self._plain(point, getattr(module, name)))
         self._wrap_send(Client)
@@ -149,6 +151,8 @@ class Points:
             act = self._pass(point)
             if act == "kill before":
                 kill()
+            if act == "fill":
+                self._fill()
             result = real(*args, **kwargs)
             if act == "kill after":
                 kill()
