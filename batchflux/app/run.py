@@ -7,7 +7,6 @@ refuse, everything after it only tells.
 import asyncio
 import errno
 import json
-import os
 import random
 import signal
 import threading

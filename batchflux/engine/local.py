@@ -288,9 +288,7 @@ class Engine:
         match answer:
             case Accepted(prediction=prediction):
                 self._remember(prediction.id)
-                self.resolver.learn_clock(
-                    prediction.created_at_ms, sent_at_ms=sent_at_ms, heard_at_ms=self.wall_ms()
-                )
+                self.resolver.learn_clock(prediction.created_at_ms, sent_at_ms=sent_at_ms, heard_at_ms=self.wall_ms())
                 self._alike = ("", 0)
                 gate.window.accepted()
                 gate.pace.accepted()

@@ -21,7 +21,9 @@ def test_an_intent_is_dated_when_its_submission_leaves() -> None:
     )
     run_virtually(engine.run([work()]))
     moments = [fact.at_ms for fact in engine.sink.all if fact.kind is FactKind.INTENT]
-    assert [round((moment - START_MS) / 1000) for moment in moments] == [round(at_s) for at_s in engine.posts] == [0, 120]
+    assert (
+        [round((moment - START_MS) / 1000) for moment in moments] == [round(at_s) for at_s in engine.posts] == [0, 120]
+    )
 
 
 def test_a_slow_answer_does_not_move_the_span_that_is_searched() -> None:

@@ -120,9 +120,7 @@ def _check_licences(world: "World", accepted: dict[str, list[str]], records: dic
                 assert _is_refunded(world.service, records[each]), f"cell {cell_id} was bought again after {each}"
 
 
-def _check_orphans(
-    world: "World", accepted: dict[str, list[str]], held: Counter[str], *, is_finished: bool
-) -> None:
+def _check_orphans(world: "World", accepted: dict[str, list[str]], held: Counter[str], *, is_finished: bool) -> None:
     """What the service made and no cell has is explained by submissions whose answer is not known."""
     known = {each for ids in accepted.values() for each in ids}
     orphans = Counter(each.body for each in world.service.creations if each.record.id not in known)

@@ -198,7 +198,9 @@ class World:
             truth.check_progress(progress, self.known())
         return stop
 
-    def _end(self, session: Session, task: "asyncio.Task[StopReason | None]", sink: SimulatedSink, engine: Engine) -> None:
+    def _end(
+        self, session: Session, task: "asyncio.Task[StopReason | None]", sink: SimulatedSink, engine: Engine
+    ) -> None:
         """End a process as the session says, if it is still there."""
         if task.done():
             return
@@ -319,9 +321,7 @@ class World:
             crashes=self.crashes,
             submissions=self.service.posts,
             created=len(self.service.creations),
-            adopted=sum(
-                fact.kind is FactKind.ACCEPTED and (fact.cell_id, fact.attempt) in intents for fact in facts
-            ),
+            adopted=sum(fact.kind is FactKind.ACCEPTED and (fact.cell_id, fact.attempt) in intents for fact in facts),
             unknown=truth.count_unknown(self.disk.state()),
             virtual_s=asyncio.get_running_loop().time(),
             met=self.service.met,
