@@ -48,7 +48,7 @@ def fail_at(folder: Path, victims: Victims, strike: Strike) -> bool:
 def test_a_disk_that_fails_at_a_call(tmp_path: Path, victims: Victims) -> None:
     """Calls all along a run, each failing in its way: every cell is made once by the run on a healthy disk."""
     modes = cycle(MODES)
-    for nth in count(1, 4):
+    for nth in count(1, 7):
         if not fail_at(tmp_path / str(nth), victims, replace(next(modes), nth=nth)):
             break
     assert nth > 60

@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from batchflux.core.model import SavedFile
 from batchflux.io import storage
-from batchflux.io.downloads import Downloader, SavedFile
+from batchflux.io.downloads import Downloader
 
 
 class _Picture(BaseHTTPRequestHandler):

@@ -12,21 +12,23 @@ import signal
 import threading
 from collections import Counter
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NoReturn
 
 from batchflux.core.model import FactKind
 from batchflux.io.journal import decode_fact
+from tests.kills.power import Power
 
 __all__ = ["NO_INTENT", "Act", "Points", "Strike", "kill"]
 
 NO_INTENT = 99  # the exit status of a run that would have sent a submission before its intent was durable
 
-Act = Literal["kill before", "kill after", "tear", "fail", "fail short", "fill"]
+Act = Literal["kill before", "kill after", "tear", "fail", "fail short", "fill", "cut"]
 
 _TEMPORARY = re.compile(r"\.tmp-(?:[0-9a-f]{8}-)?")
-_CALLS = ("open", "write", "fsync", "fdatasync", "replace", "unlink")
+_CALLS = ("open", "write", "fsync", "fdatasync", "replace", "unlink", "mkdir")
 # What a full disk still does: names go, and what has its place is flushed.
 _GROWING = frozenset({"open", "write"})
 _CHUNK = bytes(1 << 20)
@@ -37,7 +39,8 @@ class Strike:
     """What happens at the n-th passage (from 1) of a point; an empty point is any file call.
 
     "tear" writes a half and kills; "fail" raises the error instead of the call, "fail short" after a half was
-    written; "fill" takes all that the disk has left, first. `lasting`: every growing call fails from then on.
+    written; "fill" takes all that the disk has left, first; "cut" kills and leaves, as `cut` beside the run directory,
+    what a power cut would, by dice of that `seed`. `lasting`: every growing call fails from then on.
     """
 
     act: Act
@@ -45,6 +48,7 @@ class Strike:
     nth: int = 1
     errno: int = errno.ENOSPC
     lasting: bool = False
+    seed: int = 0
 
 
 def kill() -> NoReturn:
@@ -65,7 +69,9 @@ class Points:
         self._durable: frozenset[tuple[str, int, int]] = frozenset()
         self._sent: Counter[str] = Counter()
         self._lock = threading.RLock()
-        self._real = {name: getattr(os, name) for name in _CALLS}
+        self._real = {name: getattr(os, name) for name in (*_CALLS, "close")}
+        is_cut = strike is not None and strike.act == "cut"
+        self._power = Power(run_dir, self._real, seed=strike.seed) if strike is not None and is_cut else None
 
     def install(self) -> None:
         """Put the wrappers in place."""
@@ -75,9 +81,9 @@ class Points:
         import batchflux.io.checkpoint
         from batchflux.io.client import Client
 
-        for name, call in self._real.items():
-            setattr(os, name, self._file_call(name, call))
-        self._wrap_close(os.close)
+        for name in _CALLS:
+            setattr(os, name, self._file_call(name, self._real[name]))
+        self._wrap_close(self._real["close"])
         for module, name, point in (
             (batchflux.engine.local, "decipher_submit", "decipher submit"),
             (batchflux.engine.reconciling, "judge", "judge lost"),
@@ -92,6 +98,8 @@ class Points:
     def _wrap_close(self, real: Callable[[int], None]) -> None:
         def close(fd: int) -> None:
             self._files.pop(fd, None)  # the number may be another file's next
+            if self._power is not None:
+                self._power.closed(fd)
             real(fd)
 
         os.close = close
@@ -106,7 +114,10 @@ class Points:
                 act = "fail"
             self._before(act, name, args)
             written = list(self._intents.get(args[0], ())) if name == "fdatasync" else []
-            result = real(*args, **kwargs)
+            with self._lock if self._power is not None else nullcontext():
+                result = real(*args, **kwargs)
+                if self._power is not None:
+                    self._power.note(name, args, result)
             if name == "open":
                 self._files[result] = what
                 self._intents.pop(result, None)
@@ -145,6 +156,8 @@ class Points:
                 raise OSError(number, os.strerror(number))
             case "fill":
                 self._fill()
+            case "cut":
+                self._cut()
 
     def _plain(self, point: str, real: Callable[..., Any]) -> Callable[..., Any]:
         def call(*args: Any, **kwargs: Any) -> Any:
@@ -153,6 +166,8 @@ class Points:
                 kill()
             if act == "fill":
                 self._fill()
+            if act == "cut":
+                self._cut()
             result = real(*args, **kwargs)
             if act == "kill after":
                 kill()
@@ -170,6 +185,8 @@ class Points:
             act = self._pass(f"send {aim}")
             if act == "kill before":
                 kill()
+            if act == "cut":
+                self._cut()
             if act == "tear":  # the request is on its way, and nobody will hear the answer
                 sending = asyncio.ensure_future(real(this, request))
                 await asyncio.wait([sending], timeout=0.004)
@@ -221,6 +238,12 @@ class Points:
 
     def _grows(self, name: str, args: tuple[Any, ...]) -> bool:
         return name == "write" or bool(args[1] & os.O_CREAT)
+
+    def _cut(self) -> NoReturn:
+        with self._lock:
+            if self._power is not None:
+                self._power.cut()
+            kill()
 
     def _fill(self) -> None:
         fd = self._real["open"](self._root.parent / "filler", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
