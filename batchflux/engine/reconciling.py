@@ -29,8 +29,8 @@ class Reconciler:
     """One run's reconciliation. `settle_s` is how long the service may still be at work on a lost submission.
 
     `known_ids(since_ms)` gives every prediction id that this run was ever given since a moment of our clock, with
-    the service's time of it; `clock_offset_ms` is the service's clock minus ours, None until an answer has told; it may be wrong by
-    `clock_error_ms`, since nobody knows when within a submission's time the service made the prediction.
+    the service's time of it; `clock_offset_ms` is the service's clock minus ours, None until an answer has told; it may
+    be wrong by `clock_error_ms`, since nobody knows when within a submission's time the service made the prediction.
     """
 
     transport: Transport

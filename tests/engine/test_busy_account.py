@@ -22,7 +22,7 @@ def test_another_job_at_work_on_the_account_hides_no_lost_submission() -> None:
     def history(query: Mapping[str, JsonValue]) -> HttpAnswer:
         if query["page"] == 1:
             listed.append(entry(f"other{len(listed)}", {"prompt": "somebody else's"}))
-        return answer({"items": list(listed)})  # type: ignore[arg-type]
+        return answer({"items": list(listed)})
 
     engine = SmallEngine(
         submit=submit,

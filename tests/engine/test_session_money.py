@@ -6,7 +6,7 @@ from tests.engine.small import PRICE, START_MS, SmallEngine, answer, work
 from tests.simulation.virtual import run_virtually
 
 
-def quick(**settings: int) -> SmallEngine:
+def quick(*, session_limit_micro_usd: int, life_micro_usd: int) -> SmallEngine:
     """Return an engine whose service completes all but the prediction of an earlier session, and has no others."""
     made: list[str] = []
 
@@ -19,7 +19,13 @@ def quick(**settings: int) -> SmallEngine:
             return answer({"id": name, "status": "failed", "error": "busy", "code": 5000})
         return answer({"id": name, "status": "completed", "outputs": ["https://host/1.png"]})
 
-    return SmallEngine(submit=submit, poll=poll, history=lambda query: answer({"items": []}), **settings)
+    return SmallEngine(
+        submit=submit,
+        poll=poll,
+        history=lambda query: answer({"items": []}),
+        session_limit_micro_usd=session_limit_micro_usd,
+        life_micro_usd=life_micro_usd,
+    )
 
 
 def test_a_refund_of_an_earlier_sessions_prediction_allows_nothing_more() -> None:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from batchflux.sandbox.config import Latency, Rate, SandboxConfig
-from tests.simulation.service import Outage, Weather
+from tests.simulation.service import Outage, OutageKind, Weather
 
 __all__ = ["JobShape", "Plan", "Session", "draw_plan"]
 
@@ -17,7 +17,14 @@ _SUBMIT_FAULTS = (
 )  # fmt: skip
 _POLL_FAULTS = ("lost", "404", "500", "502", "429", "garbage", "word", "empty")
 _HISTORY_FAULTS = ("lost", "429", "500", "garbage", "html", "missing")
-_OUTAGES = ("unreachable", "bad_gateway", "created_502", "refusing", "refusing_posts", "hanging")
+_OUTAGES: tuple[OutageKind, ...] = (
+    "unreachable",
+    "bad_gateway",
+    "created_502",
+    "refusing",
+    "refusing_posts",
+    "hanging",
+)
 _CODES = (1200, 1403, 1405, 1406, 5000, 5003)
 
 Ending = Literal["end", "kill", "power", "disk", "signal"]

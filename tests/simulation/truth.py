@@ -53,7 +53,7 @@ def check_progress(progress: Progress, known: Known) -> None:
 
 def count_unknown(state: pa.Table) -> int:
     """Return how many cells are unknown."""
-    return state["status"].to_pylist().count(str(CellStatus.UNKNOWN))
+    return int(state["status"].to_pylist().count(str(CellStatus.UNKNOWN)))
 
 
 def check_books(world: "World", *, is_finished: bool) -> None:

@@ -23,8 +23,9 @@ from batchflux.app.job import Job, load_job
 from batchflux.app.resume import Known, lay_over
 from batchflux.core.budget import Budget
 from batchflux.core.errors import StorageError
+from batchflux.core.flow import CellState
 from batchflux.core.limits import AUTO_MOST, Breaker, Health, Pace, Window
-from batchflux.core.model import Fact, FactKind, JsonValue
+from batchflux.core.model import CellStatus, Fact, FactKind, JsonValue
 from batchflux.core.progress import Progress
 from batchflux.engine.control import Admission
 from batchflux.engine.local import Engine
@@ -117,7 +118,7 @@ class World:
         self._posts: Counter[str] = Counter()
         self._bodies: dict[str, str] = {}
         for index in range(self.job.grid.n_indexes):
-            work = app_run._work_of(self.job, index, app_run.CellState())
+            work = app_run._work_of(self.job, index, CellState())
             self._bodies[work.cell.cell_id] = body_text(dict(work.cell.body))
 
     # ------------------------------------------------------------------------------------------ what is watched
@@ -161,7 +162,8 @@ class World:
         self.has_retried |= session.retries_failed
         known = self.known()
         options = app_run.RunOptions(retry_failed=session.retries_failed, resubmit_unknown=session.resubmits)
-        app_run._take_up(known, self.job, options)
+        if session.retries_failed:
+            known = known.taking_up(CellStatus.FAILED)
         sink = SimulatedSink(
             self.disk,
             dice=self.dice,
