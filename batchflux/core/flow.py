@@ -321,7 +321,8 @@ def _watch(
             case None:
                 pass
         looked_before_s = waited_s
-        if waited_s + wait_s > rules.timeout_s:
+        # One that is missing is waited for until that is believed, or a short timeout would leave it open for ever.
+        if waited_s + wait_s > rules.timeout_s and missing_since_s is None:
             over = Fault(kind="timeout", message=f"not final after {waited_s:.0f} s; every later run asks for it again")
             return _Watched(fact=_ended(fact, event, status=CellStatus.SUBMITTED, fault=over))
 
