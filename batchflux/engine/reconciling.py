@@ -19,6 +19,8 @@ __all__ = ["KNOWN_SKEW_MS", "Reconciler"]
 # Where no answer has told how far the service's clock is from ours.
 _UNKNOWN_SKEW_MS = 15 * 60_000
 KNOWN_SKEW_MS = 5_000
+# The service keeps predictions for a week (documentation): what left before it, less an hour, no listing can prove.
+_REACH_MS = (7 * 24 - 1) * 3600 * 1000
 _MAX_PAGES = 1000
 _TRIES = 6
 _BACKOFF = Backoff(first_s=2.0, most_s=60.0, jitter=0.3)
@@ -69,12 +71,19 @@ class Reconciler:
         ready_ms = min(each.seen_at_ms for each in self._lost) + settle_ms
         await asyncio.sleep(max(0.0, (ready_ms - self.wall_ms()) / 1000))
         now_ms = max(self.wall_ms(), ready_ms)
-        batch = tuple(each for each in self._lost if each.seen_at_ms + settle_ms <= now_ms)
-        self._lost = [each for each in self._lost if each.seen_at_ms + settle_ms > now_ms]
-        return batch
+        settled = [each for each in self._lost if each.seen_at_ms + settle_ms <= now_ms]
+        # Those beyond the history's reach are told apart, lest they leave the others without an answer.
+        batch = [each for each in settled if self._is_beyond_reach(each)] or settled
+        self._lost = [each for each in self._lost if each not in batch]
+        return tuple(batch)
+
+    def _is_beyond_reach(self, lost: LostSubmission) -> bool:
+        return lost.sent_at_ms < self.wall_ms() - _REACH_MS
 
     async def _judge(self, batch: tuple[LostSubmission, ...]) -> Verdicts | Fault:
         """Return the verdicts on a batch, or why the history can't be had."""
+        if self._is_beyond_reach(batch[0]):
+            return Fault(kind="unknown_outcome", message="the history reaches back a week only")
         after_ms, before_ms = self._span(batch)
         fault = Fault(kind="unknown_outcome", message="the history was not asked")
         before: tuple[HistoryItem, ...] | None = None
