@@ -151,7 +151,7 @@ class Breaker:
             self._hold(now_s)
 
     def _hold(self, now_s: float) -> None:
-        self._open_until_s = now_s + min(300.0, 5.0 * 2**self._waits)
+        self._open_until_s = now_s + min(300.0, 5.0 * 2.0 ** min(self._waits, 32))
         self._waits += 1
         self._probe_sent_at_s = None
 
