@@ -21,7 +21,7 @@ DAY_MS = 24 * 3600 * 1000
 def test_a_submission_older_than_the_history_is_held(age_ms: int, kind: FactKind, status: CellStatus) -> None:
     """An empty listing proves that one of six days ago was not accepted, and of eight days ago nothing at all."""
     engine = SmallEngine(
-        submit=lambda body: answer({"id": "again", "status": "created"}),
+        submit=lambda body: answer({"id": f"again{body['prompt'] == work(0).cell.body['prompt']}", "status": "created"}),
         poll=lambda name: answer({"id": name, "status": "completed", "outputs": ["https://host/1.png"]}),
         history=lambda query: answer({"items": []}),
     )
@@ -37,6 +37,6 @@ def test_a_submission_older_than_the_history_is_held(age_ms: int, kind: FactKind
         for index, age in enumerate((age_ms, DAY_MS))
     ]  # fmt: skip
     run_virtually(engine.run([], lost=lost))
-    told = {fact.cell_id: fact for fact in reversed(engine.sink.all)}
+    told = {fact.cell_id: fact for fact in reversed(engine.sink.all)}  # the first of each cell's
     assert (told[work(0).cell.cell_id].kind, told[work(0).cell.cell_id].status) == (kind, status)
     assert told[work(1).cell.cell_id].kind is FactKind.RELEASED
