@@ -166,7 +166,7 @@ def _config(dice: random.Random, *, settle_s: float, cost_usd: float) -> Sandbox
 
 def _session(dice: random.Random, *, cells: int, cost: int) -> Session:
     return Session(
-        after_s=dice.choice((0.05, 2.0, 60.0, 3600.0)) * dice.random(),
+        after_s=8 * 86400.0 if dice.random() < 0.02 else dice.choice((0.05, 2.0, 60.0, 3600.0)) * dice.random(),
         ending=dice.choice(("end", "kill", "kill", "power", "power", "disk", "signal")),
         at_s=dice.choice((0.5, 5.0, 30.0, 300.0)) * dice.random(),
         at_flush=dice.randint(1, 2 * cells),

@@ -10,7 +10,7 @@ import pyarrow as pa
 from batchflux.app.resume import Known
 from batchflux.core.model import CellStatus, Fact, FactKind
 from batchflux.core.progress import STATUS_CODES, Progress
-from batchflux.sandbox.behaviour import PredictionRecord
+from batchflux.sandbox.behaviour import RETENTION_S, PredictionRecord
 from tests.simulation.service import Service, body_text
 
 if TYPE_CHECKING:
@@ -130,7 +130,7 @@ def _check_orphans(world: "World", accepted: dict[str, list[str]], held: Counter
     assert not unexplained, f"created and not in the books: {unexplained}"
     if not world.has_resubmitted:
         assert all(count <= 1 for count in held.values()), "sent again without knowing"
-    if is_finished and world.plan.can_tell_all and not world.has_resubmitted:
+    if is_finished and world.can_tell_all and not world.has_resubmitted:
         assert not any(held.values()), f"unknown although the history tells: {held}"
 
 
@@ -147,6 +147,8 @@ def _check_ends(world: "World", state: list[dict[str, object]], records: dict[st
                 assert record.status_at(now_s) == "completed"
                 wanted = [f"http://127.0.0.1:9/output/{record.id}/{n}.png" for n in range(1, record.images + 1)]
                 assert row["outputs"] == wanted, f"cell {cell_id} has another's outputs"
+            case CellStatus.FAILED if record is not None and row["error_kind"] == "not_found":
+                assert now_s - record.created_at_s >= RETENTION_S, f"cell {cell_id}: {row['error']}"
             case CellStatus.FAILED if record is not None:
                 assert record.code != 0, f"cell {cell_id} failed ({row['error']}), the service says it did not"
                 assert record.status_at(now_s) == "failed"
@@ -158,7 +160,7 @@ def _check_ends(world: "World", state: list[dict[str, object]], records: dict[st
                 assert math.isinf(record.finished_at_s), f"cell {cell_id} gave up too early"
             case CellStatus.UNKNOWN:
                 assert row["error"], f"cell {cell_id} is unknown for no reason"
-                assert not world.plan.can_tell_all, f"cell {cell_id} is unknown although the history tells"
+                assert not world.can_tell_all, f"cell {cell_id} is unknown although the history tells"
             case _:
                 raise AssertionError(f"cell {cell_id} is {status} in the end")
 
@@ -174,8 +176,10 @@ def _check_cost(
     price = next(iter(records.values())).price_micro_usd if records else 0
     for row in state:
         cell_id = str(row["cell_id"])
+        # What became of it nobody told in time: it may have been paid for.
+        forgotten = row["prediction_id"] if row["error_kind"] == "not_found" else None
         paid = sum(
-            0 if _is_refunded(world.service, records[each]) else records[each].price_micro_usd
+            0 if _is_refunded(world.service, records[each]) and each != forgotten else records[each].price_micro_usd
             for each in accepted.get(cell_id, [])
         )
         held_price = held[cell_id] * (price or int(str(row["price_micro_usd"] or 0)))

@@ -30,6 +30,7 @@ from batchflux.core.progress import Progress
 from batchflux.engine.control import Admission
 from batchflux.engine.local import Engine
 from batchflux.engine.ports import StopReason
+from batchflux.sandbox.behaviour import RETENTION_S
 from tests.simulation import truth
 from tests.simulation.disk import Disk, SimulatedSink
 from tests.simulation.plans import PRICE_MICRO_USD, JobShape, Plan, Session
@@ -112,7 +113,7 @@ class World:
         self.session_budgets: dict[int, int | None] = {}
         self.observer = _Silent()
         self.crashes = 0
-        self.has_resubmitted = self.has_retried = False
+        self.has_resubmitted = self.has_retried = self.has_slept_long = False
         self.problems: list[str] = []
         self._intents: dict[str, list[int]] = defaultdict(list)
         self._posts: Counter[str] = Counter()
@@ -159,6 +160,7 @@ class World:
         self._posts.clear()
         self.session_budgets[self.service.session] = session.budget_micro_usd
         self.has_resubmitted |= session.resubmits
+        self.has_slept_long |= session.after_s > RETENTION_S
         self.has_retried |= session.retries_failed
         known = self.known()
         options = app_run.RunOptions(retry_failed=session.retries_failed, resubmit_unknown=session.resubmits)
@@ -328,6 +330,11 @@ class World:
             virtual_s=asyncio.get_running_loop().time(),
             met=self.service.met,
         )
+
+    @property
+    def can_tell_all(self) -> bool:
+        """Return whether the history says in the end what became of every submission."""
+        return self.plan.can_tell_all and not self.has_slept_long
 
     @property
     def bodies(self) -> Mapping[str, str]:
