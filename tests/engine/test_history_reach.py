@@ -21,7 +21,9 @@ DAY_MS = 24 * 3600 * 1000
 def test_a_submission_older_than_the_history_is_held(age_ms: int, kind: FactKind, status: CellStatus) -> None:
     """An empty listing proves that one of six days ago was not accepted, and of eight days ago nothing at all."""
     engine = SmallEngine(
-        submit=lambda body: answer({"id": f"again{body['prompt'] == work(0).cell.body['prompt']}", "status": "created"}),
+        submit=lambda body: answer(
+            {"id": f"again{body['prompt'] == work(0).cell.body['prompt']}", "status": "created"}
+        ),
         poll=lambda name: answer({"id": name, "status": "completed", "outputs": ["https://host/1.png"]}),
         history=lambda query: answer({"items": []}),
     )
