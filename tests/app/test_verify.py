@@ -252,16 +252,15 @@ def test_a_spent_budget(sound: Path, tmp_path: Path) -> None:
 
 
 def test_papers_that_cannot_be_read(sound: Path, tmp_path: Path) -> None:
-    """Without the table, the spec or the identity the rest is checked all the same."""
+    """Without the table or the spec the rest is checked all the same; without its identity it is no run."""
 
     def spoil(run_dir: Path) -> None:
         (run_dir / "prompts.parquet").write_bytes(b"PAR1")
-        (run_dir / "run.json").unlink()
         image(run_dir).unlink()
 
     found = damaged(sound, tmp_path, spoil)
     kinds = [line.split(":")[0] for line in found.problems]
-    assert kinds == ["unreadable", "unreadable spec or table", "missing"]
+    assert kinds == ["unreadable spec or table", "missing"]
 
 
 def test_where_no_run_was_begun(tmp_path: Path, sound: Path) -> None:

@@ -87,9 +87,9 @@ def test_status_of_what_was_never_run(command: Command, service: RunningSandbox,
     for verb in (["status"], ["export", "--format", "csv"]):
         done = command(*verb, job, *(["x.csv"] if "export" in verb else []), cwd=tmp_path)
         assert done.status == 2
-        assert "this job has not been run yet" in done.err
+        assert "there is no run yet; begin it with batchflux run" in done.err
     assert command("run", job, "--out", "out-sandbox", cwd=tmp_path).status == 0
-    assert f"its rehearsal lies in {tmp_path}/out-sandbox" in command("status", job, cwd=tmp_path).err
+    assert "(its rehearsal is out-sandbox)" in command("status", job, cwd=tmp_path).err
     done = command("status", tmp_path, cwd=tmp_path)
     assert done.status == 2
     assert "there is no run.json in it" in done.err

@@ -18,14 +18,17 @@ _AT_ONCE = Latency(median_s=0)
 
 @pytest.fixture(scope="module")
 def service() -> Iterator[RunningSandbox]:
-    """A service without latency that loses the answer to every prompt that says so."""
-    rules = (FaultRule(on="submit", do="close", when="after", prompt="lose this", times=1),)
+    """A service without latency or history that loses the answer to every prompt that says so."""
+    rules = (
+        FaultRule(on="submit", do="close", when="after", prompt="lose this", times=1),
+        FaultRule(on="history", do="status", status=404),
+    )
     with SandboxThread(SandboxConfig(latency=_AT_ONCE, faults=FaultScript(rules=rules))) as running:
         yield running
 
 
 def _job(folder: Path, service: RunningSandbox, **keys: Any) -> Path:
-    return write_job(folder, **{"api": {"base_url": service.base_url}, **keys})
+    return write_job(folder, **{"api": {"base_url": service.base_url, "settle": "200ms"}, **keys})
 
 
 def test_a_run_its_words_and_its_silent_repetition(service: RunningSandbox, tmp_path: Path) -> None:
