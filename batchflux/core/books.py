@@ -66,7 +66,7 @@ _CODE_SUFFIX: Final = r"\(code (?P<code>-?\d{1,10})\)$"
 class Books:
     """Takes facts in, in writing order, in as many tables as they come; each has BOOK_COLUMNS.
 
-    `keeps_predictions` is whether `predictions()` will be asked for, which costs some 70 bytes an attempt.
+    `keeps_predictions` is whether predictions, activity and clock will be asked for: some 100 bytes more an attempt.
     """
 
     keeps_predictions: bool = False
@@ -91,9 +91,9 @@ class Books:
         self._gives_back.append(gives_back)
         self._prices.append(_ints(facts["price_micro_usd"]))
         self._costs.append(_ints(facts["cost_micro_usd"]))
-        self._at_ms.append(_ints(facts["at"]))
-        self._offsets_ms.append(_offsets(facts))
         if self.keeps_predictions:
+            self._at_ms.append(_ints(facts["at"]))
+            self._offsets_ms.append(_offsets(facts))
             self._predictions.append(_of_predictions(facts, gives_back=gives_back, first_row=self._rows))
         self._rows += facts.num_rows
 
@@ -128,11 +128,11 @@ class Books:
 
     def activity_ms(self) -> _Ints:
         """Return the moments of all facts on our clock, ascending."""
-        return np.sort(np.concatenate(self._at_ms)) if self._rows else np.empty(0, dtype=np.int64)
+        return np.sort(np.concatenate(self._at_ms)) if self._at_ms else np.empty(0, dtype=np.int64)
 
     def clock_offset_ms(self) -> int | None:
         """Return the service's clock minus ours, the median over all predictions; None before there is one."""
-        offsets = np.concatenate(self._offsets_ms) if self._rows else np.empty(0, dtype=np.int64)
+        offsets = np.concatenate(self._offsets_ms) if self._offsets_ms else np.empty(0, dtype=np.int64)
         return round(float(np.median(offsets))) if len(offsets) else None
 
     def _replay(self) -> "_Replay":

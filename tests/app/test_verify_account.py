@@ -219,17 +219,17 @@ def test_no_service_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
         checked(result)
 
 
-def test_many_pages_and_slices(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A listing of more than a page, cut into slices of time, is read whole, and no row of it twice."""
-    monkeypatch.setattr("batchflux.app.account._SLICE", 40)
+@pytest.mark.parametrize("of_slice", [5, 5000])
+def test_many_pages_and_slices(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, of_slice: int) -> None:
+    """A listing of more than a page, cut into slices of time or not, is read whole, and no row of it twice."""
+    monkeypatch.setattr("batchflux.app.account._SLICE", of_slice)
     with SandboxThread(config()) as sandbox:
-        (tmp_path / "job").mkdir()
-        for _ in range(230):
-            buy(sandbox)
         result = run_job(tmp_path / "job", sandbox, download=False)
+        bought = {buy(sandbox) for _ in range(230)}
         found = checked(result)
     orphans = [line for line in found.problems if line.startswith("no attempt of the run explains: ")]
-    assert len(orphans) == len(found.problems) > 200
+    assert len(orphans) == len(found.problems) == len(bought)
+    assert all(", $0.08, made at " in line for line in orphans)
     assert found.account is not None
     assert found.account.charged_usd == pytest.approx(CELLS * 0.08)
 

@@ -120,6 +120,12 @@ def test_a_refund_that_the_service_never_gives_is_found() -> None:
     assert wrong(books_of(*kept)) == [(PRICE, 0)]
 
 
+def test_a_price_is_never_another_cells() -> None:
+    """A release whose own intent is not on record gives nothing back, though a cell before it has one."""
+    other = replace(released(0), cell_id="f" * 32)
+    assert wrong(books_of(*LIVES["completed"], other)) == []
+
+
 def test_images_cost_nothing() -> None:
     """Facts about files state no cost, and change none."""
     files = fact(FactKind.FILES, CellStatus.COMPLETED, cost=0, files=("images/a.png",), prediction_id="p1")
