@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,7 +20,7 @@ from batchflux.app.verify import Verification, verify_run
 from batchflux.core.errors import UsageError
 from batchflux.io.lock import RunLock
 from batchflux.io.parts import build_part, decipher_part
-from batchflux.sandbox import FaultRule, SandboxThread
+from batchflux.sandbox import FaultRule, Latency, SandboxThread
 from tests.app.verified import CELLS, config, damaged, flip, run_job
 
 ROOT = Path(batchflux.__file__).resolve().parents[1]
@@ -278,6 +279,25 @@ def test_images_that_are_yet_to_be_fetched_are_a_note(tmp_path: Path, monkeypatc
     found = verify_run(result.run_dir)
     assert found.ok
     assert found.notes[0].startswith("images not on the disk: of 2 completed cells; batchflux run ")
+
+
+def test_beside_a_live_run_nothing_is_wrong(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Looked at again and again while cells are submitted, completed and saved: never a problem, never in the way."""
+    monkeypatch.setenv("WAVESPEED_API_KEY", "a-key-for-loopback")
+    slow = Latency(median_s=0.15, sigma=0.3)
+    results: list[batchflux.Result] = []
+    seen: list[Verification] = []
+    with SandboxThread(config(latency=slow)) as sandbox:
+        folder = tmp_path / "job"
+        thread = threading.Thread(target=lambda: results.append(run_job(folder, sandbox, run__concurrency=1)))
+        thread.start()
+        while thread.is_alive():
+            if any((folder / "run/journal").glob("*")):
+                seen.append(verify_run(folder / "run"))
+        thread.join()
+    assert results[0].exit_status == 0
+    assert {found.problems for found in seen} == {()}
+    assert len({found.cells["completed"] for found in seen if found.cells}) > 3
 
 
 def command(*arguments: str | Path) -> "subprocess.CompletedProcess[str]":

@@ -8,13 +8,14 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 
 from batchflux.core.errors import CheckpointDamaged, StorageError
 from batchflux.core.ledger import fold
 from batchflux.io import facts as facts_module
 from batchflux.io.checkpoint import CheckpointWriter, read_facts, read_state
-from batchflux.io.facts import journal_path, part_path
+from batchflux.io.facts import journal_path, part_path, review_facts
 from batchflux.io.journal import Journal, JournalHeader
 from batchflux.io.parts import build_part
 from batchflux.io.storage import read_bytes
@@ -332,6 +333,40 @@ def test_the_state_is_the_fold_of_the_facts(tmp_path: Path, monkeypatch: pytest.
     some = read_state(tmp_path, columns=["latency_ms"])
     assert some.column_names == ["cell_id", "kind", "attempt", "status", "error_kind", "error", "latency_ms"]
     assert some.column("latency_ms").to_pylist() == [36, 37, 38, 39]
+
+
+def test_a_review_watches_each_fact_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever watches gets all facts in order, anew where a file vanished half-way; the state is the folded one."""
+    monkeypatch.setattr(facts_module, "_COMPACT_ABOVE_ROWS", 1)
+    make_run(tmp_path, cells=1)
+    for sequence, number in ((2, 1), (3, 2), (4, 0)):
+        leave_journal(tmp_path, sequence, number)
+    asyncio.run(CheckpointWriter.open(tmp_path, JOB).close())
+    vanished: list[Path] = []
+    begun: list[list[int]] = []
+
+    def vanish_once(path: Path) -> bytes:
+        if path == part_path(tmp_path, 3) and not vanished:
+            vanished.append(path)
+            raise FileNotFoundError(2, "No such file or directory", str(path))
+        return read_bytes(path)
+
+    def begin() -> Callable[[pa.Table], None]:
+        seen: list[int] = []
+        begun.append(seen)
+        return lambda table: seen.extend(cell_numbers(table))
+
+    monkeypatch.setattr(facts_module, "read_bytes", vanish_once)
+    found = review_facts(tmp_path, columns=["cost_micro_usd"], watched=["cell_id", "at"], begin=begin, job_id=JOB)
+    assert len(begun) == 2
+    assert begun[1] == cell_numbers(read_facts(tmp_path)) == [0, 1, 2, 0]
+    assert found.damage == ()
+    assert found.facts.equals(read_state(tmp_path, columns=["cost_micro_usd"]))
+    flip_part = part_path(tmp_path, 3)
+    flip_part.write_bytes(flip_part.read_bytes()[:-1])
+    damaged = review_facts(tmp_path, columns=[], watched=["cell_id"], begin=begin)
+    assert len(damaged.damage) == 1
+    assert begun[2] == [0, 1, 0] == [*cell_numbers(damaged.facts), 0]
 
 
 def test_some_columns_of_parts_and_journals(tmp_path: Path) -> None:
