@@ -162,9 +162,10 @@ async def run_async(
             job = freeze_job(job)
             async with _checkpoint(job.run_dir, identity) as sink:
                 stop = await _spend(job, options, known, client, sink, session=session, observe=observe, bell=bell)
-    facts = await asyncio.to_thread(read_facts_of, job.run_dir, identity)
-    known = lay_over(job.grid, facts)
-    await asyncio.to_thread(publish_results, job, known, base_url=base_url)
+        # Still under the lock: a run that begins now must not have its manifest replaced by this one's.
+        facts = await asyncio.to_thread(read_facts_of, job.run_dir, identity)
+        known = lay_over(job.grid, facts)
+        await asyncio.to_thread(publish_results, job, known, base_url=base_url)
     if options.download_only:
         job = job.with_images()
     return summarise(job, known, stop=stop, started=session.started, spent_before=session.spent_before)

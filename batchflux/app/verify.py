@@ -108,7 +108,8 @@ def verify_run(
     if known is not None and job is not None:
         _check_states(known, findings)
         _note_unsaved(job, known, findings)
-        _check_manifest(job, known, findings, is_at_work=is_at_work)
+        # Asked again: one that began since may have made the facts newer than the manifest.
+        _check_manifest(job, known, findings, is_at_work=is_at_work or is_run_at_work(run_dir))
     if review.is_whole:
         _check_costs(review, job, findings)
     standing = None

@@ -15,10 +15,12 @@ import pyarrow.parquet as pq
 import pytest
 
 import batchflux
+from batchflux.app.publish import publish_results
+from batchflux.app.resume import Known
 from batchflux.app.run import RunOptions
 from batchflux.app.verify import Verification, verify_run
 from batchflux.core.errors import UsageError
-from batchflux.io.lock import RunLock
+from batchflux.io.lock import RunLock, is_run_at_work
 from batchflux.io.parts import build_part, decipher_part
 from batchflux.sandbox import FaultRule, Latency, SandboxThread
 from tests.app.verified import CELLS, config, damaged, flip, run_job
@@ -298,6 +300,21 @@ def test_beside_a_live_run_nothing_is_wrong(tmp_path: Path, monkeypatch: pytest.
     assert results[0].exit_status == 0
     assert {found.problems for found in seen} == {()}
     assert len({found.cells["completed"] for found in seen if found.cells}) > 3
+
+
+def test_results_are_published_under_the_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Until its manifest is written a run is at work: no other may begin, and no check takes the manifest for old."""
+    monkeypatch.setenv("WAVESPEED_API_KEY", "a-key-for-loopback")
+    is_locked: list[bool] = []
+
+    def publish(job: batchflux.Job, known: Known, *, base_url: str) -> None:
+        is_locked.append(is_run_at_work(job.run_dir))
+        publish_results(job, known, base_url=base_url)
+
+    monkeypatch.setattr("batchflux.app.run.publish_results", publish)
+    with SandboxThread(config()) as sandbox:
+        run_job(tmp_path / "job", sandbox, download=False)
+    assert is_locked == [True]
 
 
 def command(*arguments: str | Path) -> "subprocess.CompletedProcess[str]":
