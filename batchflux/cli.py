@@ -359,7 +359,10 @@ def verify(run_dir: Path, account: bool, allow_hosts: tuple[str, ...], as_json: 
     from batchflux.app.verify import verify_run
 
     bar = _file_bar() if sys.stderr.isatty() else None
-    found = verify_run(locate_run_dir(run_dir), account=account, allow_hosts=frozenset(allow_hosts), on_files=bar)
+    place = (
+        run_dir if run_dir.is_dir() else locate_run_dir(run_dir)
+    )  # one that lacks its papers is checked all the same
+    found = verify_run(place, account=account, allow_hosts=frozenset(allow_hosts), on_files=bar)
     click.echo(found.as_json() if as_json else str(found))
     return found.exit_status
 

@@ -102,7 +102,7 @@ def verify_run(
     findings = Findings()
     is_at_work = is_run_at_work(run_dir)
     identity = _read_identity(run_dir, findings)
-    job = _read_job(run_dir, findings)
+    job = _read_job(run_dir, findings) if identity is not None else None
     review = _review(run_dir, identity, findings, keeps_predictions=account)
     known = lay_over(job.grid, review.state) if job is not None and review.is_whole else None
     if known is not None and job is not None:
@@ -158,8 +158,8 @@ def _read_identity(run_dir: Path, findings: Findings) -> RunIdentity | None:
 def _read_job(run_dir: Path, findings: Findings) -> Job | None:
     try:
         return load_job(run_dir)
-    except JobSpecError as error:
-        for problem in error.problems:
+    except (JobSpecError, UsageError) as error:
+        for problem in error.problems if isinstance(error, JobSpecError) else [error]:
             findings.problems.add("unreadable spec or table", str(problem), "put back the copy that the run made")
         return None
 

@@ -254,16 +254,25 @@ def test_a_spent_budget(sound: Path, tmp_path: Path) -> None:
     only(damaged(sound, tmp_path, lower), "over the budget: the run has cost $0.88, run.budget is $0.50")
 
 
-def test_papers_that_cannot_be_read(sound: Path, tmp_path: Path) -> None:
-    """Without the table or the spec the rest is checked all the same; without its identity it is no run."""
+@pytest.mark.parametrize(
+    ("paper", "kind"),
+    [
+        ("run.json", "unreadable: run.json"),
+        ("job.yaml", "unreadable spec or table"),
+        ("prompts.parquet", "unreadable spec or table"),
+    ],
+)
+def test_papers_that_cannot_be_read(sound: Path, tmp_path: Path, paper: str, kind: str) -> None:
+    """Without the table, the spec or the identity, gone or spoilt, the rest is checked all the same."""
 
     def spoil(run_dir: Path) -> None:
-        (run_dir / "prompts.parquet").write_bytes(b"PAR1")
+        (run_dir / paper).write_bytes(b"\x00")
         image(run_dir).unlink()
 
     found = damaged(sound, tmp_path, spoil)
-    kinds = [line.split(":")[0] for line in found.problems]
-    assert kinds == ["unreadable spec or table", "missing"]
+    assert [line.startswith(kind) for line in found.problems] == [True, False]
+    (tmp_path / "copy" / paper).unlink()
+    assert [line.startswith(kind) for line in verify_run(tmp_path / "copy").problems] == [True, False]
 
 
 def test_where_no_run_was_begun(tmp_path: Path, sound: Path) -> None:
@@ -338,4 +347,6 @@ def test_the_command(sound: Path, tmp_path: Path) -> None:
     done = command(tmp_path / "copy", "--json")
     found = json.loads(done.stdout)
     assert (done.returncode, found["ok"], len(found["problems"])) == (1, False, 1)
+    (tmp_path / "copy/run.json").unlink()
+    assert "unreadable: run.json" in command(tmp_path / "copy").stdout
     assert command(tmp_path).returncode == 2
