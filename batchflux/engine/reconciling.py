@@ -57,13 +57,12 @@ class Reconciler:
         self, quiet_before: Callable[[int], Awaitable[None]]
     ) -> tuple[tuple[LostSubmission, ...], Verdicts | Fault]:
         """Wait for lost submissions to settle and judge them; `quiet_before(ms)` returns once no POST that left
-        before a moment of our clock is open, since what it made would be listed and not known yet."""
+        up to a moment of our clock is open, since what it made would be listed and not known yet."""
         while not self._lost:
             self._news.clear()
             await self._news.wait()
         batch = await self._settled()
-        await quiet_before(max(each.seen_at_ms for each in batch))
-        return batch, await self._judge(batch)
+        return batch, await self._judge(batch, quiet_before)
 
     async def _settled(self) -> tuple[LostSubmission, ...]:
         """Wait for the oldest to settle, and take all that have by then."""
@@ -80,7 +79,9 @@ class Reconciler:
     def _is_beyond_reach(self, lost: LostSubmission) -> bool:
         return lost.sent_at_ms < self.wall_ms() - _REACH_MS
 
-    async def _judge(self, batch: tuple[LostSubmission, ...]) -> Verdicts | Fault:
+    async def _judge(
+        self, batch: tuple[LostSubmission, ...], quiet_before: Callable[[int], Awaitable[None]]
+    ) -> Verdicts | Fault:
         """Return the verdicts on a batch, or why the history can't be had."""
         if self._is_beyond_reach(batch[0]):
             return Fault(kind="unknown_outcome", message="the history reaches back a week only")
@@ -97,6 +98,7 @@ class Reconciler:
                 await asyncio.sleep(_BACKOFF.wait_for(fault, tries, dice=self.dice()))
                 continue
             ids = frozenset(item.prediction.id for item in listing)
+            await quiet_before(self.wall_ms())  # whatever left since then is in no listing so far
             known = await self.known_ids(min(each.sent_at_ms for each in batch))
             missing = self._missing(known, ids, batch, after_ms=after_ms)
             if before is not None and not missing:
