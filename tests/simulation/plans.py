@@ -1,7 +1,7 @@
 """What one seed means: the job, the service's manners, the weather, and how each session of the run ends."""
 
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from batchflux.sandbox.config import Latency, Rate, SandboxConfig
@@ -99,10 +99,13 @@ def draw_plan(seed: int) -> Plan:
     settle_s = dice.choice((6.0, 20.0, 60.0))
     cost = shape.cells * shape.images * PRICE_MICRO_USD
     weather = _weather(dice)
+    config = _config(dice, settle_s=settle_s, cost_usd=cost / 1e6)
+    if config.concurrency is not None:
+        weather = replace(weather, stuck_share=0.0)  # what never ends would hold its place, and the others out, for ever
     return Plan(
         seed=seed,
         shape=shape,
-        config=_config(dice, settle_s=settle_s, cost_usd=cost / 1e6),
+        config=config,
         weather=weather,
         settle_s=settle_s,
         skew_s=dice.choice((0.0, dice.uniform(-3, 3), dice.uniform(-600, 600))),
