@@ -101,7 +101,9 @@ def draw_plan(seed: int) -> Plan:
     weather = _weather(dice)
     config = _config(dice, settle_s=settle_s, cost_usd=cost / 1e6)
     if config.concurrency is not None:
-        weather = replace(weather, stuck_share=0.0)  # what never ends would hold its place, and the others out, for ever
+        weather = replace(
+            weather, stuck_share=0.0
+        )  # what never ends would hold its place, and the others out, for ever
     return Plan(
         seed=seed,
         shape=shape,

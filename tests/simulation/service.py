@@ -96,6 +96,7 @@ class Service:
             self.behaviour, ledger=None, clock=self.clock_s, rng=dice, origin="http://127.0.0.1:9"
         )
         self._given: list[str] = []
+        self._told_ids: set[str] = set()
         self._hidden_once: set[str] = set()
         self._empty_once: set[str] = set()
 
@@ -233,6 +234,7 @@ class Service:
         data = json.loads(answer.body).get("data")
         if isinstance(data, dict) and isinstance(data.get("id"), str):
             self._given.append(data["id"])
+            self._told_ids.add(data["id"])
             self.accepted_at_s.append(asyncio.get_running_loop().time())
 
     def _spoilt(self, name: str, answer: HttpAnswer | None) -> HttpAnswer | TransportFault:
@@ -312,12 +314,13 @@ class Service:
         return self._with_a_gap(answer) if fault == "missing" else answer
 
     def _with_a_gap(self, answer: HttpAnswer) -> HttpAnswer:
-        """Leave an entry out of one listing; each is missing at most once, since two listings must agree."""
+        """Leave an entry out of one listing, rather one that was lost; each at most once, since two must agree."""
         envelope = json.loads(answer.body)
         items = envelope["data"]["items"]
         candidates = [item for item in items if item["id"] not in self._hidden_once]
+        untold = [item for item in candidates if item["id"] not in self._told_ids]
         if candidates:
-            gone = self._dice.choice(candidates)
+            gone = self._dice.choice(untold or candidates)
             self._hidden_once.add(gone["id"])
             items.remove(gone)
         return replace(answer, body=json.dumps(envelope).encode())
