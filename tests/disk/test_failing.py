@@ -54,6 +54,14 @@ def test_a_disk_that_fails_at_a_call(tmp_path: Path, victims: Victims) -> None:
     assert nth > 60
 
 
+@pytest.mark.parametrize("point", ["write journal", "fdatasync journal", "unlink journal", "replace part"])
+def test_a_disk_that_fails_once_where_it_matters_most(tmp_path: Path, victims: Victims, point: str) -> None:
+    """One refusal alone stops the run, though the next try would have gone well: a second flush proves nothing."""
+    with Life.begun(tmp_path / "life", SMALL, victims) as life:
+        check_refusal(life.run(Strike(act="fail", point=point, errno=errno.EIO)))
+        life.finish()
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("mode", MODES, ids=["full", "bad sector", "short"])

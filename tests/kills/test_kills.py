@@ -113,7 +113,17 @@ def test_killed_without_inputs_in_the_history(tmp_path: Path, victims: Victims, 
 
 def test_a_service_that_is_still_at_work_on_what_a_dead_run_sent(tmp_path: Path, victims: Victims) -> None:
     """Predictions that come to be after the run that asked for them died are waited for and adopted."""
-    late = FaultScript(rules=(FaultRule(on="submit", do="late", seconds=0.15, at=frozenset({5, 6, 9})),))
-    with Life.begun(tmp_path / "life", Plan(rows=10, faults=late), victims) as life:
+    late = FaultScript(rules=(FaultRule(on="submit", do="late", seconds=0.6, at=frozenset({5, 6, 9})),))
+    with Life.begun(tmp_path / "life", Plan(rows=10, faults=late, settle="900ms"), victims) as life:
         life.live(strikes("send submit 5", "send submit 3", acts=("kill after",)))
+        life.finish()
+
+
+def test_a_manifest_that_an_earlier_run_left(tmp_path: Path, victims: Victims) -> None:
+    """A run that ends at --limit leaves a manifest; the next one, killed before it writes its own, leaves it old."""
+    with Life.begun(tmp_path / "life", Plan(rows=5), victims) as life:
+        assert life.run(None, "--limit", "4").status == 3
+        assert (life.manifest()["status"] == "completed").sum() == 4
+        life.live(strikes("publish results 1", acts=("kill before",)))
+        assert (life.manifest()["status"] == "completed").sum() == 4
         life.finish()

@@ -23,6 +23,10 @@ __all__ = ["End", "Victims"]
 
 ROOT = Path(__file__).parents[2]
 
+# Runs here take a second; one that takes this long waits for what will never come, and is told from a killed one.
+_PATIENCE_S = 60.0
+HUNG = 98
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class End:
@@ -170,11 +174,14 @@ def _serve() -> None:
             os.close(alive)
             run_struck(order)  # holds `life` open for as long as it lives
         os.close(life)
-        if order["moment_s"] is not None and not select.select([alive], [], [], order["moment_s"])[0]:
+        moment_s = order["moment_s"]
+        is_over = bool(select.select([alive], [], [], _PATIENCE_S if moment_s is None else moment_s)[0])
+        if not is_over:
             os.kill(pid, signal.SIGKILL)
         _, status = os.waitpid(pid, 0)
         os.close(alive)
-        sys.stdout.write(json.dumps(os.waitstatus_to_exitcode(status)) + "\n")
+        is_hung = not is_over and moment_s is None
+        sys.stdout.write(json.dumps(HUNG if is_hung else os.waitstatus_to_exitcode(status)) + "\n")
         sys.stdout.flush()
 
 
