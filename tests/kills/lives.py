@@ -179,9 +179,9 @@ class Life:
         made = {record["id"]: body_of(record) for record in self.records() if record["code"] == 0}
         for record in manifest[manifest["status"] == "completed"].to_dict("records"):
             assert made.pop(record["prediction_id"]) == (record["prompt"], record["seed"])
-        # What is left over in the ledger belongs to held cells, whose words name it.
+        # What is left over in the ledger belongs to held cells, whose words name it, or the first five of it.
         assert set(made.values()) <= set(zip(held["prompt"], held["seed"].astype(int), strict=True))
-        assert all(any(name in words for words in held["error"]) for name in made)
+        assert all(any(name in words or " more" in words for words in held["error"]) for name in made)
         self.check_tidy()
 
     def check_images(self, manifest: pd.DataFrame) -> None:
