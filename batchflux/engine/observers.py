@@ -59,19 +59,17 @@ class Bar:
     def note(self, event: str, **details: JsonValue) -> None:
         """Notes go to the log, but that the run is stopping is said at once."""
         if event == _STOPPING:
-            with suppress(OSError):
+            with suppress(OSError):  # a terminal that is gone ends no run
                 self._bar.write(_STOPPING_WORDS, file=sys.stderr)
 
     def tick(self, progress: Progress) -> None:
-        """Redraw."""
-        with suppress(OSError):  # a terminal that is gone ends no run
-            self._bar.n = progress.n_done
-            self._bar.set_postfix_str(_state(progress))
+        """Redraw; that a terminal is gone is tqdm's own to bear."""
+        self._bar.n = progress.n_done
+        self._bar.set_postfix_str(_state(progress))
 
     def close(self) -> None:
         """Leave the bar as it stands."""
-        with suppress(OSError):
-            self._bar.close()
+        self._bar.close()
 
 
 class Lines:

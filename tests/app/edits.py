@@ -339,6 +339,20 @@ def add_a_word(draft: Draft, dice: random.Random) -> None:
 
 
 @_edit
+def ask_for_two_images(draft: Draft, dice: random.Random) -> None:
+    if "num_images" not in {*draft.axes, *draft.row_params}:
+        draft.params["num_images"] = 2
+
+
+@_edit
+def let_rows_ask_for_images(draft: Draft, dice: random.Random) -> None:
+    if "num_images" not in {*draft.axes, *draft.row_params}:
+        draft.row_params.append("num_images")
+        for row in draft.rows:
+            row["num_images"] = dice.choice(["", "1", "3"])
+
+
+@_edit
 def add_a_model(draft: Draft, dice: random.Random) -> None:
     draft.axes["model"] = [PRO, MAX]
     draft.run["price"] = 0.08

@@ -186,6 +186,7 @@ def test_nothing_from_data_steers_the_terminal(command: Command, tmp_path: Path)
             command("run", job, "--json", cwd=tmp_path),
             command("status", "out", "--failed", cwd=tmp_path),
             command("status", "out", "--failed", "--json", cwd=tmp_path),
+            command("run", job, "--out", f"out{_STEERING}", cwd=tmp_path),
         ]
     for done in outputs:
         shown = done.out + done.err

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from batchflux.sandbox import Latency, SandboxConfig, SandboxThread
+from batchflux.sandbox import FaultRule, FaultScript, Latency, SandboxConfig, SandboxThread
 from tests.cli.conftest import Command
 from tests.cli.driver import Ended, on_terminal, write_job
 
@@ -75,16 +75,20 @@ def test_without_a_terminal_a_bound_or_a_yes_is_needed(paid: Command, tmp_path: 
 
 
 def test_what_was_agreed_to_is_asked_once(paid: Command, tmp_path: Path) -> None:
-    """A stopped run goes on unasked; an edit that costs more is asked again."""
+    """A run that goes on within it isn't asked again; an edit that costs more is, one that costs nothing isn't."""
+    refused_once = FaultScript(rules=(FaultRule(on="submit", do="status", status=400, times=1),))
     with ExitStack() as stack:
-        shop = _Shop(stack, tmp_path, paid)
-        assert shop.run("--yes", "--set", "run.rate_limit=500/min", "--limit", "4").status == 0
-        shop.job = write_job(tmp_path, api={"base_url": shop.service.base_url}, grid={"seed": [1, 2, 3]})
+        shop = _Shop(stack, tmp_path, paid, faults=refused_once)
+        url = {"base_url": shop.service.base_url}
+        assert (shop.run("--yes").status, len(shop.service.behaviour.everything())) == (1, 3)
+        assert (shop.run("--retry-failed").status, len(shop.service.behaviour.everything())) == (0, 4)
+        made = shop.made
+        shop.job = write_job(tmp_path, api=url, grid={"seed": [1, 2, 3]})
         more = shop.run()
-        assert (more.status, shop.made) == (2, 4)
+        assert (more.status, shop.made) == (2, made)
         assert "4 cells kept, 2 new, 0 retired; 4 done already" in more.err
-        shop.job = write_job(tmp_path, api={"base_url": shop.service.base_url}, grid={"seed": [2]})
-        assert (shop.run().status, shop.made) == (0, 4)
+        shop.job = write_job(tmp_path, api=url, grid={"seed": [2]})
+        assert (shop.run().status, shop.made) == (0, made)
 
 
 @pytest.mark.parametrize(("typed", "status", "made"), [("y\n", 0, 4), ("n\n", 2, 0), ("\n", 2, 0), ("\x03", 130, 0)])

@@ -1,9 +1,11 @@
 """The manifest as users read it: its columns, order and types, one row a cell whatever became of it, in grid order."""
 
+import asyncio
 import datetime as dt
 import itertools
 from collections.abc import Iterator
 from decimal import Decimal
+from io import StringIO
 from pathlib import Path
 
 import pandas as pd
@@ -12,6 +14,9 @@ import pyarrow.parquet as pq
 import pytest
 
 import batchflux
+from batchflux.core.progress import Progress
+from batchflux.engine.observers import Lines
+from batchflux.engine.ports import Watcher
 from batchflux.sandbox import FaultRule, RunningSandbox
 from tests.app.service import quick_service, write_spec
 
@@ -331,10 +336,21 @@ def test_a_manifest_that_is_up_to_date_is_left_alone(service: RunningSandbox, tm
 def test_a_table_that_goes_while_a_run_is_at_work(service: RunningSandbox, tmp_path: Path) -> None:
     """The manifest is made of the copy in the run directory: editing the table during a run spoils nothing."""
     path = write_spec(tmp_path, service, "prompt,note\na,x\nb,y\n", params={"seed": 1})
-    job = batchflux.load_job(path)
-    batchflux.run(job)
-    (tmp_path / "p.csv").unlink()
+
+    def edit(_: Progress) -> Watcher:
+        (tmp_path / "p.csv").unlink()
+        return Lines(stream=StringIO())
+
+    asyncio.run(batchflux.run_async(batchflux.load_job(path), observe=edit))
+    assert list(batchflux.read_manifest(tmp_path / "out")["note"]) == ["x", "y"]
+    assert batchflux.run(batchflux.load_job(tmp_path / "out")).exit_status == 0
+
+
+def test_a_table_that_is_edited_before_the_run_is_at_work(service: RunningSandbox, tmp_path: Path) -> None:
+    """A question may wait for long: a table that was changed since it was read is refused, not run half and half."""
+    job = batchflux.load_job(write_spec(tmp_path, service, "prompt\na\n", params={"seed": 1}))
+    made = service.stats["submissions_received"]
+    (tmp_path / "p.csv").write_text("prompt\nb\nc\n")
     with pytest.raises(batchflux.UsageError, match="was changed while the job was being prepared"):
         batchflux.run(job)
-    assert batchflux.run(batchflux.load_job(tmp_path / "out")).exit_status == 0
-    assert list(batchflux.read_manifest(tmp_path / "out")["note"]) == ["x", "y"]
+    assert service.stats["submissions_received"] == made
