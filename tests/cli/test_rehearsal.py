@@ -18,7 +18,12 @@ def _ledger(twin: Path) -> list[str]:
 
 def test_a_rehearsal_killed_half_way_goes_on(tmp_path: Path) -> None:
     """Without a key, into the twin; killed, it goes on with the sandbox's own memory and buys nothing twice."""
-    job = write_job(tmp_path, prompts=[f"kite {n}" for n in range(10)], output={"dir": "out", "download": False}, api={"settle": "300ms"})
+    job = write_job(
+        tmp_path,
+        prompts=[f"kite {n}" for n in range(10)],
+        output={"dir": "out", "download": False},
+        api={"settle": "300ms"},
+    )
     twin = tmp_path / "out-sandbox"
     with started("run", job, "--sandbox", cwd=tmp_path, env=_NO_KEY) as run:
         wait_until(lambda: run.process.poll() is not None or len(_ledger(twin)) > 4, "predictions")
