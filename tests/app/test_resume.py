@@ -3,8 +3,9 @@
 from pathlib import Path
 
 from batchflux.app.job import load_job
+from batchflux.app.prepare import RunOptions
 from batchflux.app.resume import lay_over
-from batchflux.app.run import RunOptions, _work, _work_of
+from batchflux.app.work import work_left, work_of
 from batchflux.core.flow import CellState
 from batchflux.core.ledger import fold
 from batchflux.core.model import CellStatus, Fact, FactKind
@@ -18,12 +19,12 @@ def test_a_cell_in_flight_that_fails_before_its_turn_is_not_given_out_twice(tmp_
     (tmp_path / "p.csv").write_text("prompt\nAn owl\nA fox\n")
     (tmp_path / "job.yaml").write_text("prompts: {path: p.csv}\n")
     job = load_job(tmp_path / "job.yaml")
-    cell_id = _work_of(job, 1, CellState()).cell.cell_id
+    cell_id = work_of(job, 1, CellState()).cell.cell_id
     fact = Fact(cell_id=cell_id, kind=FactKind.ACCEPTED, at_ms=1, attempt=1, status=CellStatus.SUBMITTED, attempts=1)
     known = lay_over(job.grid, fold(build_table([encode_fact(fact)])))
     progress = Progress.of(known.statuses)
     given = []
-    for item in _work(job, known, RunOptions()):
+    for item in work_left(job, known, RunOptions()):
         given.append(item.cell.index)
         if item.cell.index == 1:
             released = Fact(

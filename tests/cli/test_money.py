@@ -14,14 +14,16 @@ from batchflux.sandbox import FaultRule, FaultScript, Latency, SandboxConfig, Sa
 from tests.cli.conftest import Command
 from tests.cli.driver import Ended, on_terminal, write_job
 
-_CODE = "import batchflux.app.run as r; r.is_loopback_host = lambda host: False; import batchflux.cli as c; c.main()"
+_CODE = (
+    "import batchflux.app.prepare as p; p.is_loopback_host = lambda host: False; import batchflux.cli as c; c.main()"
+)
 _PAID = (sys.executable, "-W", "error", "-c", _CODE)
 
 
 @pytest.fixture
 def paid(command: Command, monkeypatch: pytest.MonkeyPatch) -> Command:
     """The command line in this process, taking loopback for any other host."""
-    monkeypatch.setattr("batchflux.app.run.is_loopback_host", lambda host: False)
+    monkeypatch.setattr("batchflux.app.prepare.is_loopback_host", lambda host: False)
     return command
 
 

@@ -300,7 +300,7 @@ def test_a_full_disk_stops_before_the_first_submission(
     command: Command, service: RunningSandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """4, since it needs the user."""
-    monkeypatch.setattr("batchflux.app.run.free_bytes", lambda path: 1 << 20)
+    monkeypatch.setattr("batchflux.app.prepare.free_bytes", lambda path: 1 << 20)
     made = service.stats["submissions_received"]
     done = command("run", _job(tmp_path, service), cwd=tmp_path)
     assert done.status == 4

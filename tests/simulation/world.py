@@ -1,6 +1,6 @@
 """One simulated life of a job: sessions that run, die and start again until it is finished, then the truth is told.
 
-The engine, the flows, the fold and the laying over are the real ones, and so is what `app.run` makes of them; network,
+The engine, the flows, the fold and the laying over are the real ones, and so is what `app.work` makes of them; network,
 disk and clock are simulated. Nothing here decides what a run does next: it only starts it, kills it and looks.
 """
 
@@ -18,8 +18,9 @@ from unittest.mock import patch
 
 import pyarrow as pa
 
-from batchflux.app import run as app_run
+from batchflux.app import work as app_work
 from batchflux.app.job import Job, load_job
+from batchflux.app.prepare import RunOptions
 from batchflux.app.resume import Known, lay_over
 from batchflux.core.budget import Budget
 from batchflux.core.errors import StorageError
@@ -119,7 +120,7 @@ class World:
         self._posts: Counter[str] = Counter()
         self._bodies: dict[str, str] = {}
         for index in range(self.job.grid.n_indexes):
-            work = app_run._work_of(self.job, index, CellState())
+            work = app_work.work_of(self.job, index, CellState())
             self._bodies[work.cell.cell_id] = body_text(dict(work.cell.body))
 
     # ------------------------------------------------------------------------------------------ what is watched
@@ -163,7 +164,7 @@ class World:
         self.has_slept_long |= session.after_s > RETENTION_S
         self.has_retried |= session.retries_failed
         known = self.known()
-        options = app_run.RunOptions(retry_failed=session.retries_failed, resubmit_unknown=session.resubmits)
+        options = RunOptions(retry_failed=session.retries_failed, resubmit_unknown=session.resubmits)
         if session.retries_failed:
             known = known.taking_up(CellStatus.FAILED)
         sink = SimulatedSink(
@@ -176,11 +177,11 @@ class World:
         progress = Progress.of(known.statuses)
         engine = self._engine(session, known, sink, progress)
         lost = [
-            (app_run._work_of(self.job, index, each.before), each) for index, each in known.lost(now_ms=self.wall_ms())
+            (app_work.work_of(self.job, index, each.before), each) for index, each in known.lost(now_ms=self.wall_ms())
         ]
         loop = asyncio.get_running_loop()
         began_s = loop.time()
-        task = loop.create_task(engine.run(app_run._work(self.job, known, options), lost))
+        task = loop.create_task(engine.run(app_work.work_left(self.job, known, options), lost))
         if session.ending in ("kill", "power", "signal"):
             loop.call_later(session.at_s, self._end, session, task, sink, engine)
         loop.call_later(_LONGEST_SESSION_S, task.cancel, "too long")
@@ -218,7 +219,7 @@ class World:
         task.cancel()
 
     def _engine(self, session: Session, known: Known, sink: SimulatedSink, progress: Progress) -> Engine:
-        """Return the engine as `app.run` makes it, with simulated parts."""
+        """Return the engine as `app.spend` makes it, with simulated parts."""
         plan, loop, dice = self.plan, asyncio.get_running_loop(), random.Random(self.dice.random())
         concurrency = plan.concurrency
         progress.spent_micro_usd = known.spent_micro_usd
@@ -257,13 +258,13 @@ class World:
         return engine
 
     async def _known_ids(self, since_ms: int) -> Mapping[str, int | None]:
-        """Return what `app.run` tells of the ids on record, read from the simulated disk."""
+        """Return what `app.work` tells of the ids on record, read from the simulated disk."""
 
         def read(run_dir: Path, *, columns: list[str]) -> pa.Table:
             return self.disk.table().select(columns)
 
-        with patch.object(app_run, "read_facts", read), patch.object(asyncio, "to_thread", _at_once):
-            return await app_run._known_ids(self.job)(since_ms)
+        with patch.object(app_work, "read_facts", read), patch.object(asyncio, "to_thread", _at_once):
+            return await app_work.known_ids(self.job)(since_ms)
 
     # ------------------------------------------------------------------------------------------ a life
 

@@ -1,0 +1,98 @@
+"""What the engine is given of a job: the cells left, lost submissions, images left behind, the ids on record.
+
+Reads what an earlier run left and the grid; decides nothing about money or speed.
+"""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from dataclasses import replace
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from batchflux.app.job import Job
+from batchflux.app.prepare import RunOptions
+from batchflux.app.resume import Known
+from batchflux.core.flow import CellState
+from batchflux.core.model import CellStatus
+from batchflux.core.resolution import Unresolved
+from batchflux.engine.ports import Download, Work
+from batchflux.io.checkpoint import read_facts
+
+__all__ = ["backlog", "known_ids", "lost_submissions", "wall_ms", "work_left", "work_of"]
+
+# The history reaches back a week (documentation), so no older id can be listed.
+_WEEK_MS = 7 * 24 * 3600 * 1000
+
+
+def wall_ms() -> int:
+    return time.time_ns() // 1_000_000
+
+
+def work_left(job: Job, known: Known, options: RunOptions) -> Iterator[Work]:
+    """Yield what the service knows already, then what is pending, each with what is known of it."""
+    pending = known.pending(job.grid, job.spec.run.order)  # before any of those that are in flight can fail
+    for index, state in known.states(known.places(CellStatus.SUBMITTED)):
+        yield work_of(job, index, state)
+    before = dict(known.states(known.places(CellStatus.PENDING, CellStatus.FAILED, CellStatus.UNKNOWN)))
+    untried = CellState()
+    for index in pending:
+        state = before.get(index, untried)
+        if options.retry_failed:
+            # Failed cells get max_attempts anew; what they have cost stays counted.
+            state = replace(state, attempts=0) if state.attempts else state
+        yield work_of(job, index, state)
+
+
+def lost_submissions(job: Job, known: Known) -> list[tuple[Work, Unresolved]]:
+    """Return the submissions whose answers an earlier run didn't hear, with their cells."""
+    return [(work_of(job, index, lost.before), lost) for index, lost in known.lost(now_ms=wall_ms())]
+
+
+def known_ids(job: Job) -> Callable[[int], Awaitable[Mapping[str, int | None]]]:
+    """Return what tells every prediction id that the run was given since a moment, by the service's time of it."""
+
+    def read(since_ms: int) -> dict[str, int | None]:
+        facts = read_facts(job.run_dir, columns=["at", "prediction_id", "created_at"])
+        since = pa.scalar(since_ms - _WEEK_MS, pa.timestamp("ms", tz="UTC"))
+        recent = facts.filter(pc.and_(pc.is_valid(facts["prediction_id"]), pc.greater_equal(facts["at"], since)))
+        times = pc.cast(recent["created_at"], pa.int64()).to_pylist()
+        return dict(zip(recent["prediction_id"].to_pylist(), times, strict=True))
+
+    async def known_ids(since_ms: int) -> Mapping[str, int | None]:
+        return await asyncio.to_thread(read, since_ms)
+
+    return known_ids
+
+
+def work_of(job: Job, index: int, state: CellState) -> Work:
+    row, combination = divmod(index, job.grid.n_combinations)
+    cell = job.grid.cell(index, job.rows.part(row))
+    labels = job.grid.combination_values(combination)
+    shown = {
+        axis.name: cell.body.get("seed") if axis.kind == "row_seed" else labels[axis.name] for axis in job.grid.axes
+    }
+    return Work(cell=cell, state=state, labels=shown)
+
+
+def backlog(job: Job, known: Known, *, look_on_disk: bool) -> Iterator[Download]:
+    """Yield the images that an earlier run left: completed cells without files, or whose files are gone."""
+    places = known.places(CellStatus.COMPLETED)
+    columns = ["attempt", "prediction_id", "outputs", "files"]
+    for first in range(0, len(places), 1024):
+        some = places[first : first + 1024]
+        rows = known.facts.select(columns).take(some).to_pylist()
+        for index, row in zip(known.indexes[some].tolist(), rows, strict=True):
+            files = row["files"] or []
+            if files and not (look_on_disk and not all((job.run_dir / file).is_file() for file in files)):
+                continue
+            if row["outputs"]:
+                work = work_of(job, index, CellState())
+                yield Download(
+                    cell=work.cell,
+                    labels=work.labels,
+                    attempt=row["attempt"],
+                    prediction_id=row["prediction_id"] or "",
+                    urls=tuple(row["outputs"]),
+                )
