@@ -34,7 +34,7 @@ def write_spec(
     else:
         pq.write_table(table, folder / "p.parquet")
     spec = {
-        "api": {"base_url": service.base_url} if service is not None else {},
+        "api": {"base_url": service.base_url, "settle": "200ms"} if service is not None else {},
         "output": {"dir": "out", "download": False},
         "prompts": {"path": "p.csv" if isinstance(table, str) else "p.parquet", **(prompts or {})},
         **keys,

@@ -62,7 +62,7 @@ def test_too_little_room_to_begin_with(tmp_path: Path, monkeypatch: pytest.Monke
     (tmp_path / "job.yaml").write_text("prompts: {path: prompts.csv}\noutput: {dir: run}\n")
     with SandboxThread() as sandbox:
         job = batchflux.load_job(tmp_path / "job.yaml", {"api.base_url": sandbox.base_url})
-        with pytest.raises(StorageError, match="with only 5 MB free: No space left") as caught:
+        with pytest.raises(StorageError, match="only 5 MB are free on this disk") as caught:
             batchflux.run(job)
         assert not sandbox.behaviour.everything()
     assert caught.value.exit_status == 4

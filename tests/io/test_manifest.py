@@ -47,8 +47,13 @@ _MAX = "wavespeed-ai/flux-kontext-max/text-to-image"
 
 @pytest.fixture(scope="module")
 def service() -> Iterator[RunningSandbox]:
-    """A service that loses the answer to every prompt that says so."""
-    with quick_service(FaultRule(on="submit", do="close", when="after", prompt="lose this")) as running:
+    """A service that loses the answer to every prompt that says so, and tells neither history nor schemas."""
+    rules = (
+        FaultRule(on="submit", do="close", when="after", prompt="lose this"),
+        FaultRule(on="history", do="status", status=404),
+        FaultRule(on="models", do="status", status=503),
+    )
+    with quick_service(*rules) as running:
         yield running
 
 
