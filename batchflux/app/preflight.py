@@ -12,7 +12,7 @@ from batchflux.core.catalog import known_model
 from batchflux.core.errors import JobSpecError, Problem, UsageError
 from batchflux.core.grid import Grid
 from batchflux.core.model import JsonValue
-from batchflux.core.protocol import (
+from batchflux.core.quotes import (
     build_balance,
     build_models,
     build_price,

@@ -17,7 +17,6 @@ from batchflux.core.fields import (
     as_code,
     as_inference_ms,
     as_list,
-    as_micro_usd,
     as_moment_ms,
     clip,
     parse_object,
@@ -35,27 +34,22 @@ __all__ = [
     "SubmitAnswer",
     "TransportFault",
     "Unanswered",
-    "build_balance",
-    "build_models",
-    "build_price",
     "build_result",
     "build_submit",
-    "decipher_balance",
     "decipher_list",
-    "decipher_models",
     "decipher_prediction",
-    "decipher_price",
     "decipher_result",
     "decipher_submit",
     "encode_body",
+    "encode_json",
     "final_fault",
     "is_final",
     "is_prediction_id",
     "is_refunded",
+    "ok_data",
 ]
 
 MAX_ANSWER_BYTES = 1 << 20  # a prediction's answer is about a kilobyte; the models list about half a megabyte [SDK]
-MAX_MODELS_BYTES = 16 << 20
 _MAX_URL_CHARS = 4096
 
 # [page] 32 hex digits are seen; anything that could change a URL's or a file's meaning is no id.
@@ -145,13 +139,14 @@ SubmitAnswer: TypeAlias = NotSent | Accepted | Rejected | Unanswered
 # ---------------------------------------------------------------------------------------------------- requests
 
 
-def _dump(value: Mapping[str, Any]) -> bytes:
+def encode_json(value: Mapping[str, Any]) -> bytes:
+    """Return a mapping as compact JSON. Raises ValueError for NaN and infinities."""
     return json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode()
 
 
 def encode_body(body: Params) -> bytes:
     """Return a request body as it goes over the wire. Raises ValueError for NaN and infinities."""
-    return _dump(body)
+    return encode_json(body)
 
 
 def build_submit(base_url: str, model: str, body: bytes) -> HttpRequest:
@@ -162,21 +157,6 @@ def build_submit(base_url: str, model: str, body: bytes) -> HttpRequest:
 def build_result(base_url: str, prediction_id: str) -> HttpRequest:
     """Return the GET that asks for a prediction [page: Query Result]; built by us, never taken from an answer."""
     return HttpRequest(method="GET", url=f"{base_url}/predictions/{quote(prediction_id, safe='')}/result")
-
-
-def build_models(base_url: str) -> HttpRequest:
-    """Return the GET that lists the models with their parameter schemas [SDK]."""
-    return HttpRequest(method="GET", url=f"{base_url}/models", max_answer_bytes=MAX_MODELS_BYTES)
-
-
-def build_balance(base_url: str) -> HttpRequest:
-    """Return the GET that asks for the account's balance [SDK]."""
-    return HttpRequest(method="GET", url=f"{base_url}/balance")
-
-
-def build_price(base_url: str, model: str, inputs: Params) -> HttpRequest:
-    """Return the POST that quotes a price and creates nothing [SDK: /model/price]."""
-    return HttpRequest(method="POST", url=f"{base_url}/model/price", body=_dump({"model_id": model, "inputs": inputs}))
 
 
 # ---------------------------------------------------------------------------------------------------- answers
@@ -246,7 +226,7 @@ def decipher_list(answer: HttpAnswer | TransportFault, name: str) -> list[Any] |
     fault = _query_fault(answer)
     if fault is not None:
         return fault
-    data = _ok_data(answer)
+    data = ok_data(answer)
     found = data.get(name) if isinstance(data, dict) else None
     if not isinstance(found, list):
         return Fault(kind="bad_response", message=f"HTTP 200 with a body that holds no {name}")
@@ -335,40 +315,8 @@ def is_refunded(fault: Fault) -> bool:
     return fault.kind == "generation_failed" and fault.code in _REFUNDED_CODES
 
 
-def decipher_balance(answer: HttpAnswer | TransportFault) -> int | None:
-    """Return the account's balance in micro-USD, or None where the answer doesn't tell."""
-    data = _ok_data(answer)
-    return as_micro_usd(data.get("balance")) if isinstance(data, dict) else None
-
-
-def decipher_price(answer: HttpAnswer | TransportFault) -> int | None:
-    """Return the quoted price of one request in micro-USD, the discounted one where given, or None."""
-    data = _ok_data(answer)
-    if not isinstance(data, dict):
-        return None
-    discounted = as_micro_usd(data.get("discounted_price"))
-    return discounted if discounted is not None else as_micro_usd(data.get("price"))
-
-
-def decipher_models(answer: HttpAnswer | TransportFault) -> Mapping[str, Mapping[str, Any]] | None:
-    """Return model id -> its request's JSON Schema, or None where the answer doesn't tell."""
-    data = _ok_data(answer)
-    if not isinstance(data, list):
-        return None
-    schemas: dict[str, Mapping[str, Any]] = {}
-    for model in data:
-        if not isinstance(model, dict) or not isinstance(model.get("model_id"), str):
-            continue
-        api = model.get("api_schema")
-        found = api.get("api_schemas") if isinstance(api, dict) else None
-        for schema in found if isinstance(found, list) else ():
-            request = schema.get("request_schema") if isinstance(schema, dict) else None
-            if isinstance(request, dict) and schema.get("type") == "model_run":
-                schemas[model["model_id"]] = request
-    return schemas
-
-
-def _ok_data(answer: HttpAnswer | TransportFault) -> Any:
+def ok_data(answer: HttpAnswer | TransportFault) -> Any:
+    """Return the `data` of a query that went well by HTTP and by envelope, else None."""
     if isinstance(answer, TransportFault) or answer.status != 200:
         return None
     envelope = parse_object(answer.body)

@@ -11,20 +11,22 @@ from batchflux.core.protocol import (
     HttpAnswer,
     HttpRequest,
     TransportFault,
-    build_balance,
-    build_models,
-    build_price,
     build_result,
     build_submit,
-    decipher_balance,
-    decipher_models,
-    decipher_price,
     decipher_result,
     decipher_submit,
     encode_body,
     final_fault,
     is_final,
     is_refunded,
+)
+from batchflux.core.quotes import (
+    build_balance,
+    build_models,
+    build_price,
+    decipher_balance,
+    decipher_models,
+    decipher_price,
 )
 from tests.core.answers import ID, answer, completed_data, prediction_data
 

@@ -16,14 +16,12 @@ from batchflux.core.protocol import (
     NotSent,
     Rejected,
     Unanswered,
-    decipher_balance,
-    decipher_models,
-    decipher_price,
     decipher_result,
     decipher_submit,
     final_fault,
     is_final,
 )
+from batchflux.core.quotes import decipher_balance, decipher_models, decipher_price
 from tests.core.answers import ID, completed_data
 from tests.core.test_fields import json_values
 

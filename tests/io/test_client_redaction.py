@@ -4,7 +4,8 @@ import asyncio
 
 import pytest
 
-from batchflux.core.protocol import HttpAnswer, build_balance
+from batchflux.core.protocol import HttpAnswer
+from batchflux.core.quotes import build_balance
 from batchflux.io.client import ApiKey, Client
 
 CANARY = "wsk_live_0123456789abcdef0123456789abcdef"
