@@ -94,7 +94,7 @@ class Result:
     stop: StopReason | None
     seconds: float
     spent_now_usd: float
-    completed_now: int
+    images_now: int
     exit_status: int
 
     @property
@@ -142,7 +142,7 @@ class Result:
             if count := getattr(standing, status):
                 counts.append(f"{count:,} {status}")
         text = [f"{self.name}: {', '.join(counts)}"]
-        speed = f", {self.completed_now / self.seconds * 60:,.0f} cells a minute" if self.completed_now else ""
+        speed = f", {self.images_now / self.seconds * 60:,.0f} images a minute" if self.images_now else ""
         spent = f"{usd(round(self.spent_now_usd * 1e6))} spent now, {usd(round(standing.cost_usd * 1e6))} in all"
         text.append(f"  {duration(self.seconds)}{speed}; {standing.images:,} images; {spent}")
         if standing.inference_ms_p50 is not None and standing.inference_ms_p95 is not None:
@@ -174,13 +174,20 @@ class Result:
         return "<pre>" + escape(str(self)) + "</pre>"
 
 
+def _images_since(facts: pa.Table, moment: pa.Scalar) -> int:
+    """Return how many images were made of cells completed since a moment."""
+    if not facts.num_rows:
+        return 0
+    recent = facts.filter(pc.fill_null(pc.greater_equal(facts["completed_at"], moment), False))
+    return int(pc.sum(pc.list_value_length(recent["outputs"])).as_py() or 0)
+
+
 def summarise(job: Job, known: Known, *, stop: StopReason | None, started: float, spent_before: int) -> Result:
     """Return how a run ended, with its exit status (interface: exit status of `run`)."""
     standing = stand(job, known)
     spent_now = known.spent_micro_usd - spent_before
     seconds = max(time.monotonic() - started, 1e-3)
     now = pa.scalar(round((time.time() - seconds) * 1000), pa.timestamp("ms", tz="UTC"))
-    done_now = pc.sum(pc.greater_equal(known.facts["completed_at"], now)).as_py() if known.facts.num_rows else 0
     return Result(
         name=job.name,
         run_dir=job.run_dir,
@@ -188,7 +195,7 @@ def summarise(job: Job, known: Known, *, stop: StopReason | None, started: float
         stop=stop,
         seconds=seconds,
         spent_now_usd=spent_now / 1e6,
-        completed_now=int(done_now or 0),
+        images_now=_images_since(known.facts, now),
         exit_status=_exit_status(job, standing, stop),
     )
 
