@@ -2,7 +2,7 @@
 
 import signal
 
-# A runner under nohup or in the background hands ignored signals on to every child, which then rightly ignores them too.
+# A runner under nohup or in the background hands ignored signals on to every child, which then ignores them too.
 for _number, _usual in (
     (signal.SIGHUP, signal.SIG_DFL),
     (signal.SIGTERM, signal.SIG_DFL),
