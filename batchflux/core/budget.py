@@ -38,6 +38,10 @@ class Budget:
         if of_this_session:
             self.session_micro_usd -= price_micro_usd
 
+    def count_for_session(self, price_micro_usd: int) -> None:
+        """Count for this session what an earlier one has reserved: this one may have bought it."""
+        self.session_micro_usd += price_micro_usd
+
 
 def usd(micro_usd: int) -> str:
     """Return an amount as people read it: $0.08, $1,234.50; fractions of a cent only where there are any."""

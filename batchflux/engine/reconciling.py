@@ -53,6 +53,15 @@ class Reconciler:
         self._lost.append(lost)
         self._news.set()
 
+    def may_be_made_since(self, moment_ms: int, item: HistoryItem) -> bool:
+        """Return whether the service may have made a prediction after a moment of our clock."""
+        created_at_ms = item.prediction.created_at_ms
+        return created_at_ms is None or created_at_ms >= moment_ms + (self.clock_offset_ms or 0) - self._skew_ms()
+
+    def _skew_ms(self) -> int:
+        """Return by how much the service's clock may differ from what is known of it."""
+        return _UNKNOWN_SKEW_MS if self.clock_offset_ms is None else KNOWN_SKEW_MS + self.clock_error_ms
+
     async def next_verdicts(
         self, quiet_before: Callable[[int], Awaitable[None]]
     ) -> tuple[tuple[LostSubmission, ...], Verdicts | Fault]:
@@ -133,8 +142,7 @@ class Reconciler:
     def _span(self, batch: tuple[LostSubmission, ...]) -> tuple[int, int]:
         """Return the span of the service's clock in which the batch can have been accepted, in milliseconds."""
         offset = self.clock_offset_ms
-        skew_ms = _UNKNOWN_SKEW_MS if offset is None else KNOWN_SKEW_MS + self.clock_error_ms
-        shift = offset or 0
+        skew_ms, shift = self._skew_ms(), offset or 0
         first = min(each.sent_at_ms for each in batch) + shift - skew_ms
         last = max(each.seen_at_ms for each in batch) + shift + skew_ms + round(self.settle_s * 1000)
         # Settled means that nothing of theirs is made from now on; without this end new predictions keep coming in.

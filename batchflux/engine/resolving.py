@@ -32,10 +32,14 @@ class Resolver:
     reconciler: Reconciler
     wall_ms: Callable[[], int]
     resubmits: bool
+    _began_ms: int = field(init=False)
     _unresolved: dict[str, tuple[Work, Unresolved]] = field(default_factory=dict)
     _open_since_ms: list[int] = field(default_factory=list)
     _closed: asyncio.Event = field(default_factory=asyncio.Event)
     _source: WorkSource | None = None
+
+    def __post_init__(self) -> None:
+        self._began_ms = self.wall_ms()
 
     def give_to(self, source: WorkSource) -> None:
         """Say where cells go that are to be run on."""
@@ -102,6 +106,10 @@ class Resolver:
         at_ms = self.wall_ms()
         for adopted in verdicts.adopted:
             item, lost = self._unresolved[adopted.lost.cell_id]
+            if item.is_paid_before and self.reconciler.may_be_made_since(self._began_ms, adopted.item):
+                # Equal bodies match in any order, so what this session bought may be given to an earlier one's cell,
+                # and its own submission be found absent: then that frees what is counted here.
+                self.admission.budget.count_for_session(lost.price_micro_usd)
             self._settle(item, adopt(lost, adopted.item, at_ms=at_ms), goes_on=True)
         for each in verdicts.absent:
             item, lost = self._unresolved[each.cell_id]

@@ -1,8 +1,12 @@
 """`--budget` is for this time: what an earlier session spent and gets back is no allowance for this one."""
 
+from dataclasses import replace
+
+from batchflux.core.budget import Budget
 from batchflux.core.flow import CellState
+from batchflux.core.protocol import TransportFault
 from batchflux.core.resolution import Unresolved
-from tests.engine.small import PRICE, START_MS, SmallEngine, answer, work
+from tests.engine.small import MODEL, PRICE, START_MS, SmallEngine, answer, now_ms, rfc3339, work
 from tests.simulation.virtual import run_virtually
 
 
@@ -51,3 +55,37 @@ def test_an_earlier_sessions_lost_submission_that_cost_nothing_allows_nothing_mo
     )
     run_virtually(engine.run([work(1), work(2)], lost=[(work(0), lost)]))
     assert len(engine.posts) == 1
+
+
+def test_what_this_session_bought_counts_though_an_earlier_cell_gets_it() -> None:
+    """Equal bodies, one lost in each of two sessions, one prediction made in this one: it may be either's, so that
+    giving it to the earlier cell allows no further submission."""
+    made: list[dict[str, object]] = []
+
+    def submit(body: object) -> object:
+        made.append({"id": f"made{len(made)}", "model": MODEL, "created_at": rfc3339(now_ms()), "inputs": body})
+        return TransportFault(sent=True, message="reset")
+
+    engine = SmallEngine(
+        submit=submit,
+        poll=lambda name: answer({"id": name, "status": "completed", "outputs": ["https://host/1.png"]}),
+        history=lambda query: answer({"items": made if query["page"] == 1 else []}),
+        session_limit_micro_usd=PRICE,
+        life_micro_usd=PRICE,
+        workers=1,
+    )
+    earlier = work(0)
+    alike = replace(work(1), cell=replace(work(1).cell, body=earlier.cell.body))
+    lost = Unresolved(
+        cell_id=earlier.cell.cell_id,
+        before=CellState(),
+        attempt=1,
+        price_micro_usd=PRICE,
+        sent_at_ms=START_MS - 1000,
+        seen_at_ms=START_MS,
+    )
+    done = run_virtually(engine.run([alike, work(2)], lost=[(earlier, lost)]))
+    assert len(engine.posts) == 1
+    assert done.admission.budget == Budget(
+        life_limit_micro_usd=None, session_limit_micro_usd=PRICE, life_micro_usd=PRICE, session_micro_usd=PRICE
+    )
