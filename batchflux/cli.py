@@ -196,6 +196,7 @@ def run(job: Path, out: Path | None, settings: tuple[str, ...], concurrency: int
             ask=_asker(yes=yes or has_budget),
             observe=None if quiet else _observer(loaded.name),
             on_plan=None if quiet else _show_plan,
+            on_notice=None if quiet else _say,
         )
     )
     if as_json:

@@ -19,7 +19,7 @@ from batchflux.core.errors import StorageError, UsageError
 from batchflux.core.model import CellStatus
 from batchflux.core.origin import host_of, is_loopback_host
 from batchflux.core.progress import Progress
-from batchflux.engine.ports import Watcher
+from batchflux.engine.ports import Watcher, Work
 from batchflux.io.client import Client
 from batchflux.io.storage import free_bytes
 
@@ -69,6 +69,14 @@ class Session:
     spent_before: int
     is_loopback: bool
     listed_params: Mapping[str, frozenset[str]]
+
+    def price_of(self, work: Work) -> int:
+        """Return what one submission of a cell costs, in micro-USD."""
+        return self.prices[work.cell.model] * work.cell.images
+
+    def take_over(self, known: Known) -> None:
+        """Count as spent before what was found to have been."""
+        self.spent_before = self.budget.life_micro_usd = known.spent_micro_usd
 
 
 def resubmits(job: Job, options: RunOptions) -> bool:

@@ -14,18 +14,20 @@ from pathlib import Path
 from batchflux.app.job import Job
 from batchflux.app.plan import Plan
 from batchflux.app.preflight import Preflight
-from batchflux.app.prepare import Ask, MakeObserver, Question, RunOptions, prepare
+from batchflux.app.prepare import Ask, MakeObserver, Question, RunOptions, Session, prepare, resubmits
 from batchflux.app.publish import publish_results
-from batchflux.app.resume import lay_over
+from batchflux.app.resume import Known, lay_over
 from batchflux.app.rundir import SANDBOX_ORIGIN, RunIdentity, check_origin, freeze_job, read_facts_of, twin_of
 from batchflux.app.spend import spend
 from batchflux.app.stopping import Bell
 from batchflux.app.summary import Result, summarise
+from batchflux.app.torn import look_up
 from batchflux.core.errors import UsageError
 from batchflux.core.model import CellStatus
 from batchflux.io.checkpoint import CheckpointWriter
 from batchflux.io.client import ApiKey, Client
 from batchflux.io.lock import RunLock
+from batchflux.io.runlog import RunLog, log_level
 from batchflux.sandbox import SandboxProcess
 
 __all__ = ["Question", "RunOptions", "run", "run_async"]
@@ -78,11 +80,12 @@ async def run_async(
     ask: Ask | None = None,
     observe: MakeObserver | None = None,
     on_plan: Callable[[Plan, Preflight], None] | None = None,
+    on_notice: Callable[[str], None] | None = None,
     bell: Bell | None = None,
 ) -> Result:
     """Run a job; see `run`. `ask` is asked before money is spent, `observe` makes what watches the run.
 
-    `bell` stops it from another thread.
+    `on_notice` is told what the user waits for before that, `bell` stops the run from another thread.
     """
     options = options or RunOptions()
     job, is_sandbox = _place(job, options)
@@ -94,15 +97,17 @@ async def run_async(
         stack.enter_context(RunLock(job.run_dir))
         identity = RunIdentity.open(job.run_dir, origin=origin)
         base_url = _start_sandbox(job, options, stack) if is_sandbox else job.spec.api.base_url
-        known = lay_over(job.grid, await asyncio.to_thread(read_facts_of, job.run_dir, identity))
-        if options.retry_failed:
-            known = known.taking_up(CellStatus.FAILED)
+        known = await _read_known(job, identity, options)
         proxy = None if is_sandbox else job.spec.api.proxy
         ca_file = Path(job.spec.api.ca_file) if job.spec.api.ca_file else None
         async with Client(key, proxy=proxy, ca_file=ca_file) as client:
             session = await prepare(job, options, known, client, base_url, ask=ask, on_plan=on_plan)
             job = freeze_job(job)
             async with _checkpoint(job.run_dir, identity) as sink:
+                if sink.torn and session.prices:  # where there are none, nothing will be spent
+                    await _look_up_lost(job, options, known, client, sink, session=session, on_notice=on_notice)
+                    known = await _read_known(job, identity, options)
+                    session.take_over(known)
                 stop = await spend(job, options, known, client, sink, session=session, observe=observe, bell=bell)
         # Still under the lock: a run that begins now must not have its manifest replaced by this one's.
         facts = await asyncio.to_thread(read_facts_of, job.run_dir, identity)
@@ -111,6 +116,48 @@ async def run_async(
     if options.download_only:
         job = job.with_images()
     return summarise(job, known, stop=stop, started=session.started, spent_before=session.spent_before)
+
+
+async def _read_known(job: Job, identity: RunIdentity, options: RunOptions) -> Known:
+    """Return what earlier runs left, with the cells taken up again that the user names."""
+    known = lay_over(job.grid, await asyncio.to_thread(read_facts_of, job.run_dir, identity))
+    return known.taking_up(CellStatus.FAILED) if options.retry_failed else known
+
+
+async def _look_up_lost(
+    job: Job,
+    options: RunOptions,
+    known: Known,
+    client: Client,
+    sink: CheckpointWriter,
+    *,
+    session: Session,
+    on_notice: Callable[[str], None] | None,
+) -> None:
+    """Ask the service for what torn journals may have lost. Raises CheckpointDamaged where it can't tell."""
+    if on_notice is not None:
+        on_notice("a journal's end is torn: looking in the service's history for what it may have held")
+    log = RunLog(job.run_dir / "run.log", level=log_level())
+    try:
+        adopted = await look_up(
+            sink.torn,
+            job,
+            known,
+            transport=client,
+            sink=sink,
+            observer=log,
+            base_url=session.base_url,
+            listed_params=session.listed_params,
+            price_of=session.price_of,
+            accepts=resubmits(job, options),
+        )
+    finally:
+        log.close()
+    await sink.flushed()
+    for torn in sink.torn:
+        await asyncio.to_thread(torn.put_away)
+    if on_notice is not None:
+        on_notice(f"found there: {adopted} cells that were submitted" if adopted else "nothing was lost")
 
 
 def _place(job: Job, options: RunOptions) -> tuple[Job, bool]:

@@ -93,7 +93,7 @@ async def spend(
             known_ids=known_ids(job),
             listed_params=session.listed_params,
             resubmits_unknown=resubmits(job, options),
-            price_of=lambda work: session.prices[work.cell.model] * work.cell.images,
+            price_of=session.price_of,
             wall_ms=wall_ms,
             dice=dice,
             pulse=_pulse(job, sink, progress, observer, admission, base_url=session.base_url),

@@ -31,6 +31,7 @@ from batchflux.io.facts import review_facts
 from batchflux.io.filecheck import IMAGES_DIR, FileCheck, check_files, list_strays
 from batchflux.io.lock import is_run_at_work
 from batchflux.io.manifest import MANIFEST
+from batchflux.io.recovery import list_torn
 
 __all__ = ["Verification", "verify_run"]
 
@@ -178,6 +179,12 @@ def _review(run_dir: Path, identity: RunIdentity | None, findings: Findings, *, 
     for line in found.damage:
         findings.problems.add(
             "damaged", line, "put the file back from a copy of this directory; until then no run spends anything here"
+        )
+    for torn in list_torn(run_dir):
+        findings.notes.add(
+            "a torn end",
+            f"{torn.path.parent.name}/{torn.path.name}",
+            "the next run looks in the service's history for what it may have held, before it submits anything",
         )
     if found.damage:
         findings.notes.add(

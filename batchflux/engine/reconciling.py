@@ -5,8 +5,9 @@ It waits until the service must have settled, lists the account's history twice,
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 from batchflux.core.history import HistoryItem, build_history, decipher_history
 from batchflux.core.model import Fault
@@ -24,6 +25,19 @@ _REACH_MS = (7 * 24 - 1) * 3600 * 1000
 _MAX_PAGES = 1000
 _TRIES = 6
 _BACKOFF = Backoff(first_s=2.0, most_s=60.0, jitter=0.3)
+
+
+_Told = TypeVar("_Told")
+_Listing = tuple[HistoryItem, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Span:
+    """What is looked for: submissions of these models, the first sent and the last given up at moments of our clock."""
+
+    models: frozenset[str]
+    first_ms: int
+    last_ms: int
 
 
 @dataclass(kw_only=True)
@@ -94,11 +108,53 @@ class Reconciler:
         """Return the verdicts on a batch, or why the history can't be had."""
         if self._is_beyond_reach(batch[0]):
             return Fault(kind="unknown_outcome", message="the history reaches back a week only")
-        after_ms, before_ms = self._span(batch)
+
+        def tell(listing: _Listing, known: Collection[str]) -> tuple[Verdicts, object]:
+            told = judge(batch, listing, known_ids=known, listed_params=self.listed_params)
+            return told, _answers(told)
+
+        span = _Span(
+            models=frozenset(each.model for each in batch),
+            first_ms=min(each.sent_at_ms for each in batch),
+            last_ms=max(each.seen_at_ms for each in batch),
+        )
+        return await self._settle(span, quiet_before, tell)
+
+    async def find_strangers(
+        self, *, models: Collection[str], since_ms: int, until_ms: int
+    ) -> tuple[HistoryItem, ...] | Fault:
+        """Return the predictions that the service holds and this run has no record of, made between two moments of
+        our clock, oldest first, once all that was sent by then must have settled; or why they can't be had.
+
+        Nothing of ours may be on its way: whatever is made meanwhile has no record either.
+        """
+        until_ms = min(until_ms, self.wall_ms())
+        await asyncio.sleep(max(0.0, (until_ms - self.wall_ms()) / 1000 + self.settle_s))
+
+        def tell(listing: _Listing, known: Collection[str]) -> tuple[tuple[HistoryItem, ...], object]:
+            strange = [item for item in listing if item.prediction.id not in known]
+            strange.sort(key=lambda item: (item.prediction.created_at_ms or 0, item.prediction.id))
+            return tuple(strange), {item.prediction.id for item in strange}
+
+        reach_ms = self.wall_ms() - _REACH_MS
+        span = _Span(models=frozenset(models), first_ms=max(since_ms, reach_ms), last_ms=until_ms)
+        return await self._settle(span, _at_once, tell)
+
+    async def _settle(
+        self,
+        span: _Span,
+        quiet_before: Callable[[int], Awaitable[None]],
+        tell: Callable[[_Listing, Collection[str]], tuple[_Told, object]],
+    ) -> _Told | Fault:
+        """Return what two listings in a row tell alike, the second one complete; or why there are no such two.
+
+        `tell` makes of a listing and the ids known what is wanted, and what of it must be equal in both.
+        """
+        after_ms, before_ms = self._bounds(span)
         fault = Fault(kind="unknown_outcome", message="the history was not asked")
-        before: tuple[HistoryItem, ...] | None = None
+        before: _Listing | None = None
         for tries in range(1, _TRIES + 1):
-            listing = await self._list(batch, after_ms=after_ms, before_ms=before_ms)
+            listing = await self._list(span.models, after_ms=after_ms, before_ms=before_ms)
             if isinstance(listing, Fault):
                 fault, before = listing, None
                 self.observer.note("history", error_kind=fault.kind, error=fault.message)
@@ -108,51 +164,38 @@ class Reconciler:
                 continue
             ids = frozenset(item.prediction.id for item in listing)
             await quiet_before(self.wall_ms())  # whatever left since then is in no listing so far
-            known = await self.known_ids(min(each.sent_at_ms for each in batch))
-            missing = self._missing(known, ids, batch, after_ms=after_ms)
+            known = await self.known_ids(span.first_ms)
+            missing = self._missing(known, ids, span, after_ms=after_ms)
             if before is not None and not missing:
                 # Of a busy account no two listings are the same: they must agree on what was asked.
-                told = judge(batch, listing, known_ids=known.keys(), listed_params=self.listed_params)
-                is_same = ids == {item.prediction.id for item in before}
-                if is_same or _answers(told) == _answers(
-                    judge(batch, before, known_ids=known.keys(), listed_params=self.listed_params)
-                ):
+                told, gist = tell(listing, known.keys())
+                if ids == {item.prediction.id for item in before} or gist == tell(before, known.keys())[1]:
                     return told
             what = f"the history lacks {missing} predictions that it gave us" if missing else "it keeps changing"
             fault, before = Fault(kind="unknown_outcome", message=what), listing
             await asyncio.sleep(self.settle_s / 6)
         return fault
 
-    def _missing(
-        self,
-        known: Mapping[str, int | None],
-        listed: frozenset[str],
-        batch: tuple[LostSubmission, ...],
-        *,
-        after_ms: int,
-    ) -> int:
+    def _missing(self, known: Mapping[str, int | None], listed: frozenset[str], span: _Span, *, after_ms: int) -> int:
         """Return how many of our own predictions the listing lacks: then it is not complete.
 
-        Those count that were made before the batch was given up, and so have had as long to settle.
+        Those count that were made before the last was given up, and so have had as long to settle.
         """
-        settled_ms = max(each.seen_at_ms for each in batch) + (self.clock_offset_ms or 0) - self.clock_error_ms
+        settled_ms = span.last_ms + (self.clock_offset_ms or 0) - self.clock_error_ms
         inside = (name for name, at_ms in known.items() if at_ms is not None and after_ms < at_ms < settled_ms)
         return sum(name not in listed for name in inside)
 
-    def _span(self, batch: tuple[LostSubmission, ...]) -> tuple[int, int]:
-        """Return the span of the service's clock in which the batch can have been accepted, in milliseconds."""
+    def _bounds(self, span: _Span) -> tuple[int, int]:
+        """Return the span of the service's clock in which what was sent can have been accepted, in milliseconds."""
         offset = self.clock_offset_ms
         skew_ms, shift = self._skew_ms(), offset or 0
-        first = min(each.sent_at_ms for each in batch) + shift - skew_ms
-        last = max(each.seen_at_ms for each in batch) + shift + skew_ms + round(self.settle_s * 1000)
+        first = span.first_ms + shift - skew_ms
+        last = span.last_ms + shift + skew_ms + round(self.settle_s * 1000)
         # Settled means that nothing of theirs is made from now on; without this end new predictions keep coming in.
         return first, last if offset is None else min(last, self.wall_ms() + shift + self.clock_error_ms)
 
-    async def _list(
-        self, batch: tuple[LostSubmission, ...], *, after_ms: int, before_ms: int
-    ) -> tuple[HistoryItem, ...] | Fault:
+    async def _list(self, models: frozenset[str], *, after_ms: int, before_ms: int) -> _Listing | Fault:
         """Return all pages of the history in a span, each prediction once, or why one of them couldn't be had."""
-        models = {each.model for each in batch}
         model = next(iter(models)) if len(models) == 1 else None
         found: dict[str, HistoryItem] = {}
         for page in range(1, _MAX_PAGES + 1):
@@ -168,6 +211,10 @@ class Reconciler:
                 return tuple(found.values())
             found.update((item.prediction.id, item) for item in fresh)
         return Fault(kind="bad_response", message=f"the history has more than {_MAX_PAGES} pages")
+
+
+async def _at_once(moment_ms: int) -> None:
+    """Nothing is on its way."""
 
 
 def _answers(verdicts: Verdicts) -> tuple[dict[str, str], dict[str, frozenset[str]]]:

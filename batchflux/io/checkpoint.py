@@ -46,7 +46,7 @@ class CheckpointWriter:
     """
 
     def __init__(self, run_dir: Path, *, job_id: str, journal: Journal, recovered: Recovered) -> None:
-        self.recovered = recovered.notes
+        self.recovered, self.torn = recovered.notes, recovered.torn
         self._run_dir, self._job_id = run_dir, job_id
         self._journal, self._sequence = journal, recovered.sequence + 1  # the one that takes appends, and its number
         self._ready: Journal | None = None  # the next one, made but not yet turned to
@@ -64,7 +64,8 @@ class CheckpointWriter:
     def open(cls, run_dir: Path, job_id: str) -> Self:
         """Bring what an earlier run left into order and begin a new journal; blocks, a second for a few journals.
 
-        `recovered` then holds a line for each journal that had to be sealed or set aside. Raise CheckpointDamaged
+        `recovered` then holds a line for each journal that had to be sealed or set aside, and `torn` the journals
+        whose ends may have held facts: nothing may be spent before those are looked up. Raise CheckpointDamaged
         where a journal holds damage, has no place in the sequence or is another job's, and again at every later
         open while a damaged one lies there; StorageError.
         """

@@ -23,6 +23,7 @@ __all__ = [
     "CHECKPOINT_DIR",
     "DAMAGED_PREFIX",
     "JOURNAL_DIR",
+    "TORN_PREFIX",
     "FactsFound",
     "journal_path",
     "list_journals",
@@ -36,6 +37,7 @@ __all__ = [
 CHECKPOINT_DIR: Final = "checkpoint"
 JOURNAL_DIR: Final = "journal"
 DAMAGED_PREFIX: Final = "damaged-"  # before the name of a journal that was set aside
+TORN_PREFIX: Final = "torn-"  # before that of one whose end may have held facts; its whole ones are in a part
 
 _PART_NAME: Final = re.compile(r"part-(\d{8})\.parquet")
 _JOURNAL_NAME: Final = re.compile(rf"(?:{DAMAGED_PREFIX})?(\d{{8}})\.journal")

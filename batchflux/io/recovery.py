@@ -3,21 +3,37 @@
 Under the run's lock only. A journal beside its part was about to be removed; one without is sealed, whole records
 only. One that holds damage is sealed as far as it is whole and then lies aside, named at every start: cells whose
 facts it lost must not be bought again on a guess. What has no place in the sequence is left as it is.
+
+A torn end is what a power cut leaves of records that were not flushed, and no POST leaves before its intent is; but a
+flushed record that went bad looks the same. So a torn journal lies aside too, until somebody has asked the service for
+what it may have held (`TornJournal`).
 """
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from itertools import count
 from pathlib import Path
 from typing import Final
 
 from batchflux.core.errors import CheckpointDamaged
-from batchflux.io.facts import DAMAGED_PREFIX, journal_path, list_journals, list_parts, part_path
+from batchflux.io.facts import (
+    DAMAGED_PREFIX,
+    JOURNAL_DIR,
+    TORN_PREFIX,
+    journal_path,
+    list_journals,
+    list_parts,
+    part_path,
+)
 from batchflux.io.journal import JournalHeader, JournalScan, scan_journal
 from batchflux.io.parts import PartError, build_part, build_table, decipher_part, digest
-from batchflux.io.storage import publish_bytes, read_bytes, remove, rename
+from batchflux.io.storage import list_names, modified_ms, publish_bytes, read_bytes, remove, rename
 
-__all__ = ["Recovered", "publish_part", "recover"]
+__all__ = ["Recovered", "TornJournal", "list_torn", "publish_part", "recover"]
+
+_LOOKED_UP_PREFIX: Final = "looked-up-"
 
 _LOST: Final = (
     "holds facts that can't be read, so some cells may be in flight or paid without our knowing; "
@@ -26,12 +42,32 @@ _LOST: Final = (
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class TornJournal:
+    """A journal whose end can't be read, set aside: what it lost was written between two moments of our clock.
+
+    `since_ms` is that of its last whole fact, None where it has none; `until_ms` that of the last write to the file.
+    """
+
+    path: Path
+    since_ms: int | None
+    until_ms: int
+
+    def put_away(self) -> None:
+        """Take it off the list: nothing that it may have held is in doubt any more. Raises StorageError."""
+        rename(self.path, to=_free_name(self.path.with_name(_LOOKED_UP_PREFIX + self.path.name)))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Recovered:
-    """The last part's number, 0 where there is none, its digest, and a line for each journal that was dealt with."""
+    """The last part's number, 0 where there is none, its digest, and a line for each journal that was dealt with.
+
+    `torn` are the journals set aside for their torn ends, now or earlier, and not yet looked into.
+    """
 
     sequence: int
     digest: str | None
     notes: tuple[str, ...]
+    torn: tuple[TornJournal, ...]
 
 
 def publish_part(
@@ -69,17 +105,44 @@ def recover(run_dir: Path, *, job_id: str) -> Recovered:
         if scan.damage:
             damage.append(f"{_name(_set_aside(path))}: {scan.damage}; {_LOST}")
         if not scan.payloads and not scan.damage and sequence == max(journals):
+            _set_torn_aside(path, scan)
             continue  # the journal of a run that was closed, or had only just begun: the next one takes its place
         last_digest = publish_part(
             run_dir, job_id=job_id, sequence=sequence, payloads=scan.payloads, predecessor=last_digest
         )
         last = sequence
         notes.append(f"{_name(path)}: sealed {len(scan.payloads)} facts, {scan.torn_bytes} torn bytes at the end")
-        if not scan.damage:
+        if not scan.damage and not _set_torn_aside(path, scan):
             remove(path)
     if damage:
         raise CheckpointDamaged(run_dir, damage=damage)
-    return Recovered(sequence=last, digest=last_digest, notes=tuple(notes))
+    return Recovered(sequence=last, digest=last_digest, notes=tuple(notes), torn=list_torn(run_dir))
+
+
+def _set_torn_aside(path: Path, scan: JournalScan) -> bool:
+    """Set a journal aside for its torn end; returns False for one that has none."""
+    if scan.torn_bytes:
+        rename(path, to=_free_name(path.with_name(TORN_PREFIX + path.name)))
+    return bool(scan.torn_bytes)
+
+
+def _free_name(path: Path) -> Path:
+    """Return a path that nothing has: a journal's number comes again where the one before held no facts."""
+    if not path.exists():
+        return path
+    return next(free for number in count(2) if not (free := path.with_stem(f"{path.stem}-{number}")).exists())
+
+
+def list_torn(run_dir: Path) -> tuple[TornJournal, ...]:
+    """Return the journals set aside for their torn ends and not yet looked into. Raises StorageError."""
+    folder = run_dir / JOURNAL_DIR
+    paths = [folder / name for name in sorted(list_names(folder)) if name.startswith(TORN_PREFIX)]
+    found = []
+    for path in paths:
+        payloads = scan_journal(read_bytes(path)).payloads
+        since_ms = int(json.loads(payloads[-1])["at_ms"]) if payloads else None
+        found.append(TornJournal(path=path, since_ms=since_ms, until_ms=modified_ms(path)))
+    return tuple(found)
 
 
 def _drop_sealed(path: Path, *, part: Path) -> list[str]:
@@ -90,9 +153,11 @@ def _drop_sealed(path: Path, *, part: Path) -> list[str]:
         held = decipher_part(read_bytes(part), columns=["cell_id"]).facts.num_rows
     except PartError as error:
         return [f"{_name(part)}: {error}; its journal {_name(path)} is still there"]
-    if held < len(scan_journal(read_bytes(path)).payloads):
+    scan = scan_journal(read_bytes(path))
+    if held < len(scan.payloads):
         return [f"{_name(part)}: holds less than its journal {_name(path)}"]
-    remove(path)
+    if not _set_torn_aside(path, scan):
+        remove(path)
     return []
 
 

@@ -20,6 +20,7 @@ __all__ = [
     "free_bytes",
     "list_names",
     "make_dir",
+    "modified_ms",
     "publish_bytes",
     "publish_file",
     "publish_with",
@@ -137,6 +138,14 @@ def list_names(folder: Path) -> list[str]:
         return []
     except OSError as error:
         raise StorageError(folder, doing="list the folder", cause=error) from error
+
+
+def modified_ms(path: Path) -> int:
+    """Return when a file was last written, in milliseconds since the epoch; raise StorageError."""
+    try:
+        return os.stat(path).st_mtime_ns // 1_000_000
+    except OSError as error:
+        raise StorageError(path, doing="look at the file", cause=error) from error
 
 
 def make_dir(folder: Path) -> None:

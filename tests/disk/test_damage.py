@@ -1,5 +1,6 @@
 """A killed run's files, damaged: a run stops spending and names the file, and never goes on from a wrong state."""
 
+import os
 import random
 import shutil
 from collections.abc import Iterator
@@ -50,6 +51,11 @@ def check_stopped(life: Life, name: str) -> None:
         assert "Traceback" not in end.err
 
 
+def last_record_of(journal: Path) -> int:
+    """Where its last record begins."""
+    return journal.read_bytes().rfind(b'{"cell_id":') - 8
+
+
 def flip(path: Path, *, at: int, bit: int) -> None:
     """Turn one bit over."""
     data = bytearray(path.read_bytes())
@@ -63,11 +69,49 @@ def test_flipped_bits(killed: Life) -> None:
     for number in range(FLIPS):
         restore(killed)
         path = dice.choice(parts_of(killed)) if number % 2 else journal_of(killed)
-        last = path.read_bytes().rfind(b'{"cell_id":') - 8 if path.suffix == ".journal" else path.stat().st_size
+        last = last_record_of(path) if path.suffix == ".journal" else path.stat().st_size
         flip(path, at=dice.randrange(last), bit=dice.randrange(8))
         check_stopped(killed, path.name)
     restore(killed)
     killed.finish()
+
+
+@pytest.mark.parametrize("harm", ["flip", "cut"])
+def test_a_last_record_that_went_bad(tmp_path: Path, victims: Victims, harm: str) -> None:
+    """The intent of a submission that the service accepted, flushed and then gone bad: its cell looks pending, and is
+    found in the history before anything is bought."""
+    dice = random.Random(6)
+    with Life.begun(tmp_path / "life", Plan(rows=10), victims) as life:
+        assert life.run(Strike(act="kill after", point="send submit", nth=4), "--concurrency", "1").is_killed
+        shutil.copytree(life.run_dir, life.run_dir.with_name("sound"))
+        ledger = life.records()
+        for _ in range(4):
+            restore(life)
+            path = journal_of(life)
+            last = last_record_of(path)
+            assert b'"kind":"intent"' in path.read_bytes()[last:]
+            if harm == "flip":
+                flip(path, at=dice.randrange(last, path.stat().st_size), bit=dice.randrange(8))
+            else:
+                os.truncate(path, dice.randrange(last + 1, path.stat().st_size))
+            end = life.run(None, "--limit", "0")
+            assert (end.status, life.records()) == (3, ledger), end.err
+            assert end.summary["completed"] == len(ledger)
+            assert list((life.run_dir / "journal").glob("looked-up-torn-*"))
+        life.finish()
+
+
+def test_a_torn_end_where_the_history_cannot_tell(tmp_path: Path, victims: Victims) -> None:
+    """Without inputs it could be any cell's: the run stops, tells the prediction, and goes on at the user's word."""
+    with Life.begun(tmp_path / "life", Plan(rows=10, inputs=False), victims) as life:
+        assert life.run(Strike(act="kill after", point="send submit", nth=4), "--concurrency", "1").is_killed
+        path = journal_of(life)
+        os.truncate(path, path.stat().st_size - 1)
+        check_stopped(life, f"torn-{path.name}")
+        assert life.records()[-1]["id"] in life.run().err
+        end = life.run(None, "--resubmit-unknown")
+        assert end.status == 0, end.err
+        assert (life.manifest()["status"] == "completed").all()
 
 
 @pytest.mark.parametrize("number", [0, 1])

@@ -386,3 +386,47 @@ def test_pandas_is_not_loaded_on_the_way(tmp_path: Path) -> None:
     command = [sys.executable, "-c", script, str(tmp_path)]
     child = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert child.returncode == 0, child.stderr
+
+
+def open_and_close(run_dir: Path, *, put_away: bool = False) -> list[tuple[str, int | None]]:
+    """A run that records nothing; returns the torn journals that it found, with the moment since which they lack."""
+
+    async def main() -> list[tuple[str, int | None]]:
+        async with CheckpointWriter.open(run_dir, JOB) as writer:
+            for torn in writer.torn if put_away else ():
+                torn.put_away()
+            return [(torn.path.name, torn.since_ms) for torn in writer.torn]
+
+    return asyncio.run(main())
+
+
+def test_a_torn_journal_lies_aside_until_it_was_looked_into(tmp_path: Path) -> None:
+    """At every start it is told again, with the moment of its last whole fact; then never more, and never deleted."""
+    open_and_close(tmp_path)
+
+    async def torn_life() -> None:
+        writer = CheckpointWriter.open(tmp_path, JOB)
+        for fact in make_facts(3):
+            await writer.intent(fact)
+
+    asyncio.run(torn_life())
+    (name,) = journals(tmp_path)
+    path = tmp_path / "journal" / name
+    os.truncate(path, path.stat().st_size - 5)
+    expected = [("torn-00000001.journal", make_facts(3)[1].at_ms)]
+    assert open_and_close(tmp_path) == expected
+    assert read_facts(tmp_path).num_rows == 2
+    assert open_and_close(tmp_path, put_away=True) == expected
+    assert open_and_close(tmp_path) == []
+    assert "looked-up-torn-00000001.journal" in journals(tmp_path)
+
+
+def test_a_journal_that_is_torn_in_its_first_record(tmp_path: Path) -> None:
+    """It has no whole fact, and its number comes again: each such journal is kept, and none replaces another."""
+    for _ in range(3):
+        open_and_close(tmp_path)
+        with (tmp_path / "journal" / "00000001.journal").open("ab") as file:
+            file.write(b"\x0c\x01\x00\x00half a record")
+    names = ["torn-00000001-2.journal", "torn-00000001-3.journal", "torn-00000001.journal"]
+    assert open_and_close(tmp_path) == [(name, None) for name in names]
+    assert parts(tmp_path) == []

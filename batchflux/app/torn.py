@@ -1,0 +1,111 @@
+"""Before a run spends where a journal's end is torn: what it may have held is looked up in the service's history.
+
+A record that was flushed and went bad is no other than one that a power cut tore, and it may have been the intent of a
+submission that the service has accepted: its cell looks pending, and would be bought again.
+"""
+
+import random
+from collections.abc import Callable, Mapping, Sequence
+
+from batchflux.app.job import Job
+from batchflux.app.resume import Known
+from batchflux.app.work import known_ids, wall_ms, work_of
+from batchflux.core.claims import Claims, claim
+from batchflux.core.errors import CheckpointDamaged
+from batchflux.core.flow import CellState, FlowRules, intent_fact
+from batchflux.core.model import CellStatus, Fact, Fault
+from batchflux.core.protocol import encode_body
+from batchflux.core.resolution import Unresolved, adopt
+from batchflux.engine.ports import Observer, Sink, Transport, Work
+from batchflux.engine.reconciling import Reconciler
+from batchflux.io.recovery import TornJournal
+
+__all__ = ["look_up"]
+
+# The longest that a POST can be open (io.client); and what facts may differ from the order in which they were written.
+_POST_MS = 60_000
+_NAMED = 5
+
+
+async def look_up(
+    torn: Sequence[TornJournal],
+    job: Job,
+    known: Known,
+    *,
+    transport: Transport,
+    sink: Sink,
+    observer: Observer,
+    base_url: str,
+    listed_params: Mapping[str, frozenset[str]],
+    price_of: Callable[[Work], int],
+    accepts: bool,
+) -> int:
+    """State as accepted what the torn journals may have lost; returns how many cells that were.
+
+    `accepts` is the user's word to go on where the history can't tell. Without it that raises CheckpointDamaged.
+    """
+    starts = [each.since_ms for each in torn]
+    reconciler = Reconciler(
+        transport=transport,
+        observer=observer,
+        base_url=base_url,
+        settle_s=job.spec.api.settle_s,
+        listed_params=listed_params,
+        known_ids=known_ids(job),
+        wall_ms=wall_ms,
+        dice=random.SystemRandom().random,
+    )
+    strangers = await reconciler.find_strangers(
+        models=job.grid.recipe.models,
+        since_ms=min((each - _POST_MS for each in starts if each is not None), default=0) if None not in starts else 0,
+        until_ms=max(each.until_ms for each in torn) + _POST_MS,
+    )
+    if isinstance(strangers, Fault):
+        if not accepts:
+            raise _damaged(job, torn, f"the service's history can't tell what they were: {strangers.message}")
+        strangers = ()
+    claims = claim(strangers, job.grid, known.statuses, listed_params=listed_params)
+    # Submissions without an answer are strangers too, and are reconciled later: what they can explain is no reason.
+    if len(claims.unclear) > len(known.places(CellStatus.UNKNOWN)) and not accepts:
+        named = ", ".join(item.prediction.id for item in claims.unclear[:_NAMED])
+        more = f" and {len(claims.unclear) - _NAMED} more" if len(claims.unclear) > _NAMED else ""
+        raise _damaged(job, torn, f"the service's history holds predictions that could be any cell's ({named}{more})")
+    for fact in _facts(claims, job, known, price_of=price_of):
+        sink.record(fact)
+    observer.note("looked up", journals=len(torn), strangers=len(strangers), adopted=len(claims.found))
+    return len(claims.found)
+
+
+def _facts(claims: Claims, job: Job, known: Known, *, price_of: Callable[[Work], int]) -> list[Fact]:
+    """Return the facts that a submission and its answer would have stated."""
+    tried = dict(known.states(known.places(CellStatus.PENDING, CellStatus.FAILED))) if claims.found else {}
+    facts = []
+    for index, item in claims.found:
+        work = work_of(job, index, tried.get(index, CellState()))
+        created_ms = item.prediction.created_at_ms or wall_ms()
+        rules = FlowRules(
+            max_attempts=job.spec.run.max_attempts, timeout_s=job.spec.run.timeout_s, price_micro_usd=price_of(work)
+        )
+        body = encode_body(work.cell.body).decode()
+        facts.append(intent_fact(work.cell, body_json=body, state=work.state, rules=rules, at_ms=created_ms))
+        lost = Unresolved(
+            cell_id=work.cell.cell_id,
+            before=work.state,
+            attempt=work.state.attempts + 1,
+            price_micro_usd=rules.price_micro_usd,
+            sent_at_ms=created_ms,
+            seen_at_ms=created_ms,
+        )
+        facts.append(adopt(lost, item, at_ms=wall_ms()).fact)
+    return facts
+
+
+def _damaged(job: Job, torn: Sequence[TornJournal], why: str) -> CheckpointDamaged:
+    names = ", ".join(f"{each.path.parent.name}/{each.path.name}" for each in torn)
+    return CheckpointDamaged(
+        job.run_dir,
+        damage=[
+            f"{names}: the end can't be read, so the last submissions may be missing here, and {why}; "
+            "run again later, or with --resubmit-unknown to accept that their cells may be bought again"
+        ],
+    )
