@@ -5,13 +5,15 @@ import random
 import time
 from collections.abc import Awaitable, Callable
 
+import pyarrow as pa
+
 from batchflux.app.job import Job
 from batchflux.app.prepare import LEAST_FREE_BYTES, MakeObserver, RunOptions, Session, resubmits
 from batchflux.app.publish import publish_results
 from batchflux.app.resume import Known, lay_over
 from batchflux.app.rundir import RunIdentity, read_facts_of
 from batchflux.app.stopping import Bell, Signals
-from batchflux.app.work import backlog, known_ids, lost_submissions, wall_ms, work_left
+from batchflux.app.work import backlog, harmed_cells, known_ids, lost_submissions, wall_ms, work_left
 from batchflux.core.errors import RunInterrupted
 from batchflux.core.limits import AUTO_MOST, Breaker, Health, Pace, Window
 from batchflux.core.model import CellStatus
@@ -66,6 +68,9 @@ async def spend(
     )
     async with Downloader(job.run_dir, allow_loopback=session.is_loopback, proxy=spec.api.proxy) as downloader:
         pool = None
+        harmed = pa.array([], pa.string())
+        if options.download_only:
+            harmed = await asyncio.to_thread(harmed_cells, job, known)
         if spec.output.download or options.download_only:
             pool = DownloadPool(
                 downloads=downloader,
@@ -76,7 +81,7 @@ async def spend(
                 base_url=session.base_url,
                 wall_ms=wall_ms,
                 dice=dice,
-                backlog=backlog(job, known, look_on_disk=options.download_only),
+                backlog=backlog(job, known, harmed=harmed),
             )
         engine = Engine(
             transport=client,

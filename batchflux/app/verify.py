@@ -326,7 +326,7 @@ def _check_files(
             on_files(done, total)
 
     again = f"batchflux run {shown_path(run_dir)} --download-only fetches it again at no cost, within 7 days"
-    instead = {"missing": again, "damaged": f"move it away; {again}", "unreadable": f"mend or move it; {again}"}
+    instead = {"missing": again, "damaged": again, "unreadable": f"mend or move it; {again}"}
     check = FileCheck(on_progress=progress)
     for fault in check_files(run_dir, state, check):
         what = "missing" if fault.kind == "missing" else f"{fault.kind} file"

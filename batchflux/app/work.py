@@ -8,6 +8,7 @@ import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from dataclasses import replace
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -19,8 +20,9 @@ from batchflux.core.model import CellStatus
 from batchflux.core.resolution import Unresolved
 from batchflux.engine.ports import Download, Work
 from batchflux.io.checkpoint import read_facts
+from batchflux.io.filecheck import FileCheck, check_files
 
-__all__ = ["backlog", "known_ids", "lost_submissions", "wall_ms", "work_left", "work_of"]
+__all__ = ["backlog", "harmed_cells", "known_ids", "lost_submissions", "wall_ms", "work_left", "work_of"]
 
 # The history reaches back a week (documentation), so no older id can be listed.
 _WEEK_MS = 7 * 24 * 3600 * 1000
@@ -76,23 +78,29 @@ def work_of(job: Job, index: int, state: CellState) -> Work:
     return Work(cell=cell, state=state, labels=shown)
 
 
-def backlog(job: Job, known: Known, *, look_on_disk: bool) -> Iterator[Download]:
-    """Yield the images that an earlier run left: completed cells without files, or whose files are gone."""
+def harmed_cells(job: Job, known: Known) -> pa.Array:
+    """Return the ids of completed cells whose images are gone or not as they were saved. Reads every file."""
+    cells = known.facts.select(["cell_id", "files", "sha256", "file_bytes"])
+    cells = cells.take(known.places(CellStatus.COMPLETED))
+    return pa.array({fault.cell_id for fault in check_files(job.run_dir, cells, FileCheck())}, pa.string())
+
+
+def backlog(job: Job, known: Known, *, harmed: pa.Array) -> Iterator[Download]:
+    """Yield the images that an earlier run left: of completed cells without files, and of those that are `harmed`."""
     places = known.places(CellStatus.COMPLETED)
-    columns = ["attempt", "prediction_id", "outputs", "files"]
     for first in range(0, len(places), 1024):
         some = places[first : first + 1024]
-        rows = known.facts.select(columns).take(some).to_pylist()
-        for index, row in zip(known.indexes[some].tolist(), rows, strict=True):
-            files = row["files"] or []
-            if files and not (look_on_disk and not all((job.run_dir / file).is_file() for file in files)):
-                continue
-            if row["outputs"]:
-                work = work_of(job, index, CellState())
-                yield Download(
-                    cell=work.cell,
-                    labels=work.labels,
-                    attempt=row["attempt"],
-                    prediction_id=row["prediction_id"] or "",
-                    urls=tuple(row["outputs"]),
-                )
+        cells = known.facts.select(["cell_id", "attempt", "prediction_id", "outputs", "files"]).take(some)
+        is_bare = pc.equal(pc.fill_null(pc.list_value_length(cells["files"]), 0), 0)
+        has_outputs = pc.greater(pc.fill_null(pc.list_value_length(cells["outputs"]), 0), 0)
+        is_wanted = pc.and_(has_outputs, pc.or_(is_bare, pc.is_in(cells["cell_id"], value_set=harmed)))
+        wanted = np.flatnonzero(np.asarray(is_wanted, dtype=np.bool_))
+        for index, row in zip(known.indexes[some[wanted]].tolist(), cells.take(wanted).to_pylist(), strict=True):
+            work = work_of(job, index, CellState())
+            yield Download(
+                cell=work.cell,
+                labels=work.labels,
+                attempt=row["attempt"],
+                prediction_id=row["prediction_id"] or "",
+                urls=tuple(row["outputs"]),
+            )

@@ -166,6 +166,25 @@ def test_images_later(command: Command, service: RunningSandbox, tmp_path: Path)
     assert (tmp_path / "out" / files[0]).is_file()
 
 
+def test_an_image_that_went_bad_is_fetched_again(command: Command, service: RunningSandbox, tmp_path: Path) -> None:
+    """One flipped byte, a cut file, one that is gone: `verify` names them, `--download-only` mends them for nothing."""
+    job = _job(tmp_path, service, grid={"seed": [1, 2]})
+    assert command("run", job, "--set", "output.download=true", cwd=tmp_path).status == 0
+    files = [tmp_path / "out" / name for names in batchflux.read_manifest(tmp_path / "out")["files"] for name in names]
+    whole = [path.read_bytes() for path in files]
+    files[0].write_bytes(bytes([whole[0][0] ^ 1]) + whole[0][1:])
+    files[1].write_bytes(whole[1][:-1])
+    files[2].unlink()
+    found = command("verify", "out", cwd=tmp_path)
+    assert found.status == 1
+    assert all(path.name in found.out for path in files[:3])
+    made = service.stats["submissions_received"]
+    assert command("run", "out", "--download-only", cwd=tmp_path).status == 0
+    assert service.stats["submissions_received"] == made
+    assert [path.read_bytes() for path in files] == whole
+    assert command("verify", "out", cwd=tmp_path).status == 0
+
+
 def test_images_that_can_not_be_had(command: Command, tmp_path: Path) -> None:
     """`--download-only` is asked for images: without them it is 1, whatever the spec says of downloads."""
     rules = (FaultRule(on="output", do="status", status=404),)
