@@ -13,7 +13,7 @@ from batchflux.app.publish import publish_results
 from batchflux.app.resume import Known, lay_over
 from batchflux.app.rundir import RunIdentity, read_facts_of
 from batchflux.app.stopping import Bell, Signals
-from batchflux.app.work import backlog, harmed_cells, known_ids, lost_submissions, wall_ms, work_left
+from batchflux.app.work import backlog, harmed_cells, known_ids, lost_submissions, newest_ids, wall_ms, work_left
 from batchflux.core.errors import RunInterrupted
 from batchflux.core.limits import AUTO_MOST, Breaker, Health, Pace, Window
 from batchflux.core.model import CellStatus
@@ -96,6 +96,7 @@ async def spend(
             most_workers=min(concurrency or AUTO_MOST, max(1, progress.n_cells - progress.n_done)),
             settle_s=spec.api.settle_s,
             known_ids=known_ids(job),
+            ids_before=newest_ids(known),
             listed_params=session.listed_params,
             resubmits_unknown=resubmits(job, options),
             price_of=session.price_of,

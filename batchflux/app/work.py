@@ -18,11 +18,12 @@ from batchflux.app.resume import Known
 from batchflux.core.flow import CellState
 from batchflux.core.model import CellStatus
 from batchflux.core.resolution import Unresolved
+from batchflux.engine.local import KNOWN_IDS
 from batchflux.engine.ports import Download, Work
 from batchflux.io.checkpoint import read_facts
 from batchflux.io.filecheck import FileCheck, check_files
 
-__all__ = ["backlog", "harmed_cells", "known_ids", "lost_submissions", "wall_ms", "work_left", "work_of"]
+__all__ = ["backlog", "harmed_cells", "known_ids", "lost_submissions", "newest_ids", "wall_ms", "work_left", "work_of"]
 
 # The history reaches back a week (documentation), so no older id can be listed.
 _WEEK_MS = 7 * 24 * 3600 * 1000
@@ -66,6 +67,15 @@ def known_ids(job: Job) -> Callable[[int], Awaitable[Mapping[str, int | None]]]:
         return await asyncio.to_thread(read, since_ms)
 
     return known_ids
+
+
+def newest_ids(known: Known) -> list[str]:
+    """Return the prediction ids of the cells last heard of, the oldest first, as many as an engine keeps."""
+    facts = known.facts.select(["at", "prediction_id"])
+    facts = facts.filter(pc.is_valid(facts["prediction_id"]))
+    newest = pc.select_k_unstable(facts, k=KNOWN_IDS, sort_keys=[("at", "descending")])
+    ids: list[str] = facts["prediction_id"].take(newest).to_pylist()
+    return ids[::-1]
 
 
 def work_of(job: Job, index: int, state: CellState) -> Work:

@@ -7,7 +7,7 @@ sends one again.
 
 import asyncio
 import json
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import assert_never
@@ -51,11 +51,12 @@ from batchflux.engine.reconciling import Reconciler
 from batchflux.engine.resolving import Resolver
 from batchflux.engine.source import WorkSource
 
-__all__ = ["Engine"]
+__all__ = ["KNOWN_IDS", "Engine"]
 
 # Rejections alike in a row: then the job is wrong and not the cells.
 _SAME_FAILURES = 20
-_KNOWN_IDS = 65536
+# Ids that answers are held against: what passes for another's answer is young, and ten million ids would be a gigabyte.
+KNOWN_IDS = 65536
 PULSE_S = 1.0
 # How long open POSTs are waited for at a stop: their answers are worth more than a quick exit.
 _DRAIN_S = 10.0
@@ -70,7 +71,8 @@ class Engine:
     """One run. `wall_ms` is the wall clock in epoch milliseconds, `dice` draws from 0..1.
 
     `price_of` gives a cell's price in micro-USD; `downloads` is None where images aren't wanted. `most_workers` bounds
-    the predictions in flight together with the admission's window.
+    the predictions in flight together with the admission's window. `ids_before` are the newest prediction ids of
+    earlier sessions, the oldest first: an answer that brings one of them was not meant for its submission.
     """
 
     transport: Transport
@@ -91,6 +93,7 @@ class Engine:
     known_ids: Callable[[int], Awaitable[Mapping[str, int | None]]]
     listed_params: Mapping[str, frozenset[str]] | None = None
     resubmits_unknown: bool = False
+    ids_before: Iterable[str] = ()
 
     def __post_init__(self) -> None:
         self.books: dict[str, LatencyBook] = {}
@@ -113,6 +116,8 @@ class Engine:
             ),
         )
         self._known_ids: dict[str, None] = {}
+        for prediction_id in self.ids_before:
+            self._remember(prediction_id)
         self._alike: tuple[str, int] = ("", 0)
 
     async def run(self, work: Iterator[Work], lost: Sequence[tuple[Work, Unresolved]] = ()) -> StopReason | None:
@@ -276,7 +281,10 @@ class Engine:
             self.admission.post_closed()
         answer = decipher_submit(raw, is_known_id=False)
         if isinstance(answer, Accepted) and answer.prediction.id in self._known_ids:
+            known_id = answer.prediction.id
             answer = decipher_submit(raw, is_known_id=True)
+            # Something between us and the service mixes answers up: to be told apart from a line that drops them.
+            self.observer.note("mixed_up", cell_id=item.cell.cell_id, prediction_id=known_id)
         now_s = loop.time()
         self._tell_limits(answer, sent_at_ms=sent_at_ms, sent_at_s=sent_at_s, now_s=now_s)
         if not isinstance(answer, Accepted):
@@ -335,7 +343,7 @@ class Engine:
     def _remember(self, prediction_id: str) -> None:
         """Keep the newest ids: an answer that brings one again was meant for another submission."""
         self._known_ids[prediction_id] = None
-        if len(self._known_ids) > _KNOWN_IDS:
+        if len(self._known_ids) > KNOWN_IDS:
             del self._known_ids[next(iter(self._known_ids))]
 
     def _note_answer(self, item: Work, answer: SubmitAnswer, raw: HttpAnswer | TransportFault) -> None:

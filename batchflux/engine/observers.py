@@ -17,8 +17,12 @@ __all__ = ["Bar", "Lines", "Several", "duration"]
 
 _LINE_EVERY_S = 15.0
 
-_STOPPING = "stopping"
-_STOPPING_WORDS = "stopping: open submissions are heard to the end, for 10 s at most; once more stops at once"
+# What is said at once; all other notes are for the log alone.
+_SAID = {
+    "stopping": "stopping: open submissions are heard to the end, for 10 s at most; once more stops at once",
+    "mixed_up": "an answer named a prediction that is another submission's: it is not believed, its cell is looked up; "
+    "if this comes again, look for a proxy that mixes answers up (run.log has the ids)",
+}
 
 
 def duration(seconds: float) -> str:
@@ -57,10 +61,10 @@ class Bar:
         """Facts are counted by the progress."""
 
     def note(self, event: str, **details: JsonValue) -> None:
-        """Notes go to the log, but that the run is stopping is said at once."""
-        if event == _STOPPING:
+        """Notes go to the log, but what may need the user is said at once."""
+        if (words := _SAID.get(event)) is not None:
             with suppress(OSError):  # a terminal that is gone ends no run
-                self._bar.write(_STOPPING_WORDS, file=sys.stderr)
+                self._bar.write(words, file=sys.stderr)
 
     def tick(self, progress: Progress) -> None:
         """Redraw; that a terminal is gone is tqdm's own to bear."""
@@ -83,9 +87,9 @@ class Lines:
         """Facts are counted by the progress."""
 
     def note(self, event: str, **details: JsonValue) -> None:
-        """Notes go to the log, but that the run is stopping is said at once."""
-        if event == _STOPPING:
-            self._write(_STOPPING_WORDS)
+        """Notes go to the log, but what may need the user is said at once."""
+        if (words := _SAID.get(event)) is not None:
+            self._write(words)
 
     def tick(self, progress: Progress) -> None:
         """Write a line when one is due."""

@@ -132,3 +132,16 @@ def test_equal_rows_are_told_apart_by_count(tmp_path: Path) -> None:
     assert (result.exit_status, result.standing.completed) == (0, 12)
     ids = batchflux.read_manifest(result.run_dir)["prediction_id"]
     assert ids.nunique() == 12
+
+
+@pytest.mark.usefixtures("key")
+def test_an_id_of_an_earlier_session_is_no_answer(tmp_path: Path) -> None:
+    """H05 across sessions: the id of a cell that is long done is no answer, and the history finds the right one."""
+    rule = FaultRule(on="submit", do="reuse_id", at=frozenset({2}))
+    with SandboxThread(config(rule)) as sandbox:
+        assert run(tmp_path, sandbox, cells=2, options=RunOptions(limit=1)).exit_status == 3
+        result = run(tmp_path, sandbox, cells=2)
+        assert created(sandbox) == {1: 2}
+    assert (result.exit_status, result.standing.completed) == (0, 2)
+    assert batchflux.read_manifest(result.run_dir)["prediction_id"].nunique() == 2
+    assert '"event": "mixed_up"' in (result.run_dir / "run.log").read_text()

@@ -2,10 +2,12 @@
 
 from pathlib import Path
 
+import pytest
+
 from batchflux.app.job import load_job
 from batchflux.app.prepare import RunOptions
 from batchflux.app.resume import lay_over
-from batchflux.app.work import work_left, work_of
+from batchflux.app.work import newest_ids, work_left, work_of
 from batchflux.core.flow import CellState
 from batchflux.core.ledger import fold
 from batchflux.core.model import CellStatus, Fact, FactKind
@@ -32,3 +34,26 @@ def test_a_cell_in_flight_that_fails_before_its_turn_is_not_given_out_twice(tmp_
             )
             progress.apply(1, released, now_s=0.0)
     assert given == [1, 0]
+
+
+def test_the_newest_ids_are_the_ones_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of more ids than an engine keeps the oldest are left out, and cells that were never accepted have none."""
+    monkeypatch.setattr("batchflux.app.work.KNOWN_IDS", 3)
+    (tmp_path / "p.csv").write_text("prompt\nAn owl\n")
+    (tmp_path / "job.yaml").write_text("prompts: {path: p.csv}\n")
+    facts = [
+        Fact(
+            cell_id=f"{number:032x}",
+            kind=FactKind.ACCEPTED,
+            at_ms=at_ms,
+            attempt=1,
+            status=CellStatus.SUBMITTED,
+            attempts=1,
+            prediction_id=None if at_ms == 50 else f"at-{at_ms}",
+        )
+        for number, at_ms in enumerate([30, 10, 50, 40, 20])
+    ]
+    table = fold(build_table([encode_fact(fact) for fact in facts]))
+    known = lay_over(load_job(tmp_path / "job.yaml").grid, table)
+    assert newest_ids(known) == ["at-20", "at-30", "at-40"]
+    assert newest_ids(lay_over(load_job(tmp_path / "job.yaml").grid, table.slice(0, 0))) == []
