@@ -6,7 +6,7 @@ then it is left to the next run, and the cell stays completed.
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -45,9 +45,9 @@ class DownloadPool:
         self._news = asyncio.Event()
         self._closed = False
 
-    def start(self, group: asyncio.TaskGroup) -> list[asyncio.Task[None]]:
-        """Start the fetchers in the engine's task group."""
-        return [group.create_task(self._fetch()) for _ in range(_FETCHERS)]
+    def fetchers(self) -> list[Callable[[], Coroutine[None, None, None]]]:
+        """Return what the engine is to run beside its workers, each in a task of its own."""
+        return [self._fetch] * _FETCHERS
 
     def put(self, download: Download) -> None:
         """Queue a completed cell's images."""

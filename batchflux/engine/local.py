@@ -1,8 +1,8 @@
 """Runs the cells of a job on this machine: workers that pull cells, drive their flows, and stop as asked.
 
 Never one task a cell: a fixed number of workers share one iterator. What befalls a cell is a value; only what ends the
-job is raised (StorageError). Submissions leave by `_submit` alone, after their intent is durable, and nothing around it
-sends one again.
+job is raised (StorageError), and not before open submissions are heard out. Submissions leave by `_submit` alone, after
+their intent is durable, and nothing around it sends one again.
 """
 
 import asyncio
@@ -10,6 +10,7 @@ import json
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import assert_never
 
 from batchflux.core.errors import BatchfluxError
@@ -58,8 +59,10 @@ _SAME_FAILURES = 20
 # Ids that answers are held against: what passes for another's answer is young, and ten million ids would be a gigabyte.
 KNOWN_IDS = 65536
 PULSE_S = 1.0
-# How long open POSTs are waited for at a stop: their answers are worth more than a quick exit.
+# How long open POSTs are waited for at a stop: their answers are worth more than a quick exit. Where the disk refuses
+# nobody asked for one, so they have all the time that a POST may take (io.client).
 _DRAIN_S = 10.0
+_DRAIN_AFTER_FAILURE_S = 60.0
 
 
 class _Abandoned(Exception):
@@ -119,6 +122,7 @@ class Engine:
         for prediction_id in self.ids_before:
             self._remember(prediction_id)
         self._alike: tuple[str, int] = ("", 0)
+        self._failure: BatchfluxError | None = None
 
     async def run(self, work: Iterator[Work], lost: Sequence[tuple[Work, Unresolved]] = ()) -> StopReason | None:
         """Run all work to its end, or until the admission's switch is turned; returns why it stopped early, if it did.
@@ -132,10 +136,13 @@ class Engine:
             self.resolver.add(replace(item, is_paid_before=True), unresolved)
         try:
             async with asyncio.TaskGroup() as group:
-                attend = (self._watch_for_abandon(), self._beat(), self.sink.run(), self.resolver.run())
-                attendants = [group.create_task(attendant) for attendant in attend]
-                fetchers = self.downloads.start(group) if self.downloads is not None else ()
-                workers = [group.create_task(self._work(source)) for _ in range(self.most_workers)]
+                attend = (self._watch_for_abandon, self._beat, self.sink.run, self.resolver.run)
+                attendants = [group.create_task(self._guard(attendant)) for attendant in attend]
+                fetch = self.downloads.fetchers() if self.downloads is not None else []
+                fetchers = [group.create_task(self._guard(fetcher)) for fetcher in fetch]
+                workers = [
+                    group.create_task(self._guard(partial(self._work, source))) for _ in range(self.most_workers)
+                ]
                 await asyncio.wait(workers)
                 if self.downloads is not None:
                     self.downloads.close()
@@ -144,18 +151,28 @@ class Engine:
                     attendant.cancel()
         except* _Abandoned:
             pass
-        except* BatchfluxError as errors:
-            raise _first(errors) from None
+        if self._failure is not None:
+            raise self._failure
         return self.admission.switch.reason
 
     def expected_s(self) -> float:
         """Return how long a submission made now is likely to take, in seconds: nine in ten are done by then."""
         return max((book.expected_s() for book in self.books.values()), default=LatencyBook().expected_s())
 
+    async def _guard(self, task: Callable[[], Awaitable[None]]) -> None:
+        """Run one of the run's tasks. What ends the job, as a full disk does, ends it only when POSTs are heard out."""
+        try:
+            await task()
+        except BatchfluxError as error:
+            if self._failure is None:
+                self._failure = error
+                self.observer.note("failing", error=str(error), open_posts=self.admission.open_posts)
+            self.admission.switch.stop(StopReason(kind="trouble", message=str(error)), abandon=True)
+
     async def _watch_for_abandon(self) -> None:
         await self.admission.switch.abandoned.wait()
         with suppress(TimeoutError):
-            async with asyncio.timeout(_DRAIN_S):
+            async with asyncio.timeout(_DRAIN_S if self._failure is None else _DRAIN_AFTER_FAILURE_S):
                 await self.admission.no_open_posts.wait()
         raise _Abandoned
 
@@ -275,6 +292,11 @@ class Engine:
             # Dated when it leaves: it may have waited long for its place, and is looked for from this moment on.
             await self.sink.intent(replace(command.intent, at_ms=self.wall_ms()))
             sent_at_ms, sent_at_s = self.wall_ms(), loop.time()
+            if self.admission.switch.abandoned.is_set():
+                # It was let in before a signal came, or before the disk failed: from then on nothing leaves.
+                self.admission.breaker.not_sent()
+                withdrawn = NotSent(fault=Fault(kind="network", message="the run was stopped before this was sent"))
+                return Answered(answer=withdrawn, sent_at_ms=sent_at_ms, at_ms=sent_at_ms, now_s=sent_at_s)
             with self.resolver.open_post(sent_at_ms):
                 raw = await self.transport.send(request)
         finally:
@@ -375,11 +397,6 @@ class Engine:
         else:
             self.admission.health.heard(now_s)
         return self._looked(result)
-
-
-def _first(group: BaseExceptionGroup[BatchfluxError]) -> BatchfluxError:
-    error = group.exceptions[0]
-    return _first(error) if isinstance(error, BaseExceptionGroup) else error
 
 
 def _unresolved(fact: Fact, *, price_micro_usd: int) -> Unresolved:

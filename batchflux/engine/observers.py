@@ -20,6 +20,7 @@ _LINE_EVERY_S = 15.0
 # What is said at once; all other notes are for the log alone.
 _SAID = {
     "stopping": "stopping: open submissions are heard to the end, for 10 s at most; once more stops at once",
+    "failing": "the run can't go on: open submissions are heard to the end, for a minute at most",
     "mixed_up": "an answer named a prediction that is another submission's: it is not believed, its cell is looked up; "
     "if this comes again, look for a proxy that mixes answers up (run.log has the ids)",
 }

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from batchflux.core.errors import StorageError
-from batchflux.core.model import CellStatus, FactKind
+from batchflux.core.limits import Window
+from batchflux.core.model import CellStatus, Fact, FactKind
 from batchflux.core.protocol import HttpAnswer, HttpRequest
 from batchflux.engine.control import StopSwitch
 from batchflux.engine.ports import Sink, StopReason
@@ -93,6 +94,65 @@ def test_a_refusing_disk_ends_the_run_as_itself(full_after: int) -> None:
         virtual.run(scene.play())
     intents = [fact.body for fact in scene.sink.of(FactKind.INTENT)]
     assert all(body.decode() in intents for _, body in service.posts)
+
+
+class TightSink(MemorySink):
+    """A disk that is full from some moment on, but for what was kept free for answers."""
+
+    def __init__(self, *, full_from_s: float) -> None:
+        super().__init__()
+        self._full_from_s = full_from_s
+
+    def record(self, fact: Fact) -> None:
+        if fact.kind is FactKind.INTENT and asyncio.get_running_loop().time() >= self._full_from_s:
+            raise disk_full()
+        super().record(fact)
+
+
+def test_a_full_disk_lets_open_submissions_be_heard_out() -> None:
+    """D01: answers that come within a minute of a refused write are stated, nothing more leaves, 0 are unknown."""
+    service = Service(post_s=45.0, work_s=500.0)
+    scene = Scene(cells=100, transport=service, sink=TightSink(full_from_s=1060.0), window=Window.capped(64))
+    scene.rate_per_s = 0.2
+    with pytest.raises(StorageError, match="No space left"):
+        virtual.run(scene.play())
+    assert service.open_posts == 0
+    assert scene.statuses["submitted"] == len(service.posts) == len(service.done_at_s) > 4
+    assert "unknown" not in scene.statuses
+    assert max(at_s for at_s, _ in service.posts) < 1060
+
+
+def test_a_failing_disk_does_not_wait_for_ever() -> None:
+    """A POST has a minute at most: what hasn't answered by then is an intent, so unknown."""
+    began_s = 1000.0
+    service = Service(post_s=10_000.0)
+    scene = Scene(cells=100, transport=service, sink=TightSink(full_from_s=1002.0), rate_per_s=1.0)
+
+    async def timed() -> float:
+        with pytest.raises(StorageError):
+            await scene.play()
+        return asyncio.get_running_loop().time()
+
+    assert virtual.run(timed()) == pytest.approx(began_s + 62, abs=1.1)
+    assert {fact.kind for fact in scene.sink.last().values()} == {FactKind.INTENT}
+
+
+def test_what_was_let_in_before_a_signal_does_not_leave_after_it() -> None:
+    """P04: a submission whose intent is being flushed when the signal comes is taken back, its price with it."""
+
+    class SlowDisk(MemorySink):
+        async def intent(self, fact: Fact) -> None:
+            self.record(fact)
+            await asyncio.sleep(2.0)
+
+    service = Service(work_s=500.0)
+    scene = Scene(cells=100, transport=service, sink=SlowDisk(), window=Window.capped(8), during=stopping_at(1.0))
+    virtual.run(scene.play())
+    assert scene.stop == SIGNAL
+    assert service.posts == []
+    assert scene.statuses == {"pending": 100}
+    assert len(scene.sink.of(FactKind.INTENT)) == len(scene.sink.of(FactKind.RELEASED)) == 8
+    assert scene.budget.life_micro_usd == scene.spent() == 0
 
 
 def test_a_sink_that_fails_to_flush_ends_the_run() -> None:
