@@ -3,10 +3,12 @@
 A record is its payload's length and CRC-32, each a little-endian u32, then the payload: compact JSON. The first record
 is the header. CRC-32 is there to find torn writes and flipped bits, not enemies: it is in the standard library, costs
 less than the write, and finds every burst of up to 32 bits. After a failed write or flush the journal is poisoned:
-nothing is retried, since a kernel may forget what it failed to flush and then call the next flush a success.
+nothing is retried, since a kernel may forget what it failed to flush and then call the next flush a success. Only a
+full disk was foreseen: what was held free for it takes the answers that are still to come, and no further intent.
 """
 
 import asyncio
+import errno
 import json
 import os
 import struct
@@ -20,7 +22,7 @@ from typing import Any, Final, Self
 
 from batchflux.core.errors import StorageError
 from batchflux.core.model import CellStatus, Fact, FactKind
-from batchflux.io.storage import flush_to_disk, publish_bytes, read_bytes, write_all
+from batchflux.io.storage import flush_to_disk, hold_space, publish_bytes, read_bytes, write_all
 
 __all__ = [
     "JOURNAL_FORMAT",
@@ -45,6 +47,11 @@ _TUPLES: Final = frozenset(field.name for field in fields(Fact) if field.default
 _ENCODE: Final = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), check_circular=False).encode
 _ENCODE_ASCII: Final = json.JSONEncoder(ensure_ascii=True, separators=(",", ":"), check_circular=False).encode
 _INT64: Final = range(-(2**63), 2**63)
+
+# Held free for the answers that are due when the disk is full: an accepted one takes half a kilobyte, a final one with
+# four URLs of the greatest length 20, and some dozens may be due.
+_HELD_BYTES: Final = 256 << 10
+_FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -155,14 +162,17 @@ class Journal:
 
     `append` writes at once, so that a killed process loses nothing; `flushed` waits until a power cut loses nothing
     either. One worker thread flushes; whatever is appended while it does goes out with the next flush, which all
-    who wait share. `facts` counts what was appended, `size_bytes` is the file's size.
+    who wait share. `facts` counts what was appended, `size_bytes` is the file's size. `held_fd` holds room on the disk
+    for the last answers.
     """
 
-    def __init__(self, path: Path, *, fd: int, size_bytes: int) -> None:
+    def __init__(self, path: Path, *, fd: int, size_bytes: int, held_fd: int | None = None) -> None:
         self.path = path
         self.facts = 0
         self.size_bytes = size_bytes
         self._fd = fd
+        self._held_fd = held_fd
+        self._full: OSError | None = None
         self._appended = 0
         self._durable = 0
         self._failure: tuple[str, OSError] | None = None
@@ -181,7 +191,12 @@ class Journal:
             fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)
         except OSError as error:
             raise StorageError(path, doing="open the journal", cause=error) from error
-        return cls(path, fd=fd, size_bytes=len(start))
+        try:
+            held_fd = hold_space(path.parent, _HELD_BYTES)
+        except OSError as error:
+            os.close(fd)
+            raise StorageError(path, doing="hold room for the last answers", cause=error) from error
+        return cls(path, fd=fd, size_bytes=len(start), held_fd=held_fd)
 
     @property
     def has_failed(self) -> bool:
@@ -189,8 +204,14 @@ class Journal:
         return self._failure is not None
 
     def append(self, fact: Fact) -> None:
-        """Write one fact, in one system call; raise StorageError, then and ever after a failure."""
-        self._write(encode_fact(fact))
+        """Write one fact, in one system call; raise StorageError, then and ever after a failure.
+
+        On a full disk intents are refused, and all other facts taken for as long as the room held for them lasts.
+        """
+        is_intent = fact.kind is FactKind.INTENT
+        if is_intent and self._full is not None:
+            raise StorageError(self.path, doing="write to the journal", cause=self._full) from self._full
+        self._write(encode_fact(fact), may_use_held=not is_intent)
         self.facts += 1
 
     def append_predecessor(self, digest: str) -> None:
@@ -235,17 +256,34 @@ class Journal:
         if fd >= 0:
             self._worker.submit(os.close, fd)
             self._worker.shutdown(wait=False)
+            self._let_go_of_held()
 
-    def _write(self, payload: bytes) -> None:
+    def _write(self, payload: bytes, *, may_use_held: bool = True) -> None:
         self.raise_failure()
         data = _frame(payload)
         try:
-            write_all(self._fd, data)
+            try:
+                write_all(self._fd, data)
+            except OSError as error:
+                if error.errno not in _FULL or self._held_fd is None:
+                    raise
+                # Nothing was flushed, so nothing is in doubt: the torn tail goes, and there is room again.
+                os.ftruncate(self._fd, self.size_bytes)
+                self._let_go_of_held()
+                self._full = error
+                if not may_use_held:
+                    raise StorageError(self.path, doing="write to the journal", cause=error) from error
+                write_all(self._fd, data)
         except OSError as error:
             self._failure = ("write to the journal", error)
             self.raise_failure()
         self._appended += 1
         self.size_bytes += len(data)
+
+    def _let_go_of_held(self) -> None:
+        held_fd, self._held_fd = self._held_fd, None
+        if held_fd is not None:
+            os.close(held_fd)
 
 
 def _frame(payload: bytes) -> bytes:

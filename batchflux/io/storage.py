@@ -18,6 +18,7 @@ from batchflux.core.errors import StorageError
 __all__ = [
     "flush_to_disk",
     "free_bytes",
+    "hold_space",
     "list_names",
     "make_dir",
     "modified_ms",
@@ -193,6 +194,25 @@ def sweep_temporaries(folder: Path) -> int:
     except OSError as error:
         raise StorageError(folder, doing="remove left-over temporary files", cause=error) from error
     return len(left_over)
+
+
+def hold_space(folder: Path, n_bytes: int) -> int | None:
+    """Take up so many bytes of a folder's disk and return the descriptor whose closing gives them back.
+
+    The file has no name, so that none stays behind, however the process ends. None where files may not grow so large:
+    that is no matter of the disk's room. Raise OSError where the disk refuses.
+    """
+    path = folder / f"{_TEMPORARY_PREFIX}{secrets.token_hex(4)}-held"
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+    try:
+        os.unlink(path)
+        write_all(fd, os.urandom(n_bytes))  # zeros may take no room at all on a disk that compresses
+    except OSError as error:
+        os.close(fd)
+        if error.errno == errno.EFBIG:
+            return None
+        raise
+    return fd
 
 
 def free_bytes(path: Path) -> int:

@@ -33,7 +33,7 @@ def may_mount(folder: Path) -> bool:
 
 
 def test_a_full_disk(tmp_path: Path) -> None:
-    """Filled to the last byte at six points of a run: status 4, nothing lost, and the next run with room finishes."""
+    """D01: filled to the last byte at points of a run: status 4, every answer still heard, the next run finishes."""
     small, service = tmp_path / "small", tmp_path / "service"
     small.mkdir()
     if not may_mount(small):

@@ -8,6 +8,7 @@ import sys
 import tempfile
 from pathlib import Path
 
+from batchflux.sandbox import FaultRule, FaultScript
 from tests.disk.test_failing import check_refusal
 from tests.kills.lives import Life, Plan
 from tests.kills.points import Strike
@@ -26,16 +27,22 @@ FULL_AT = (
 )
 
 
+# Answers take a while, so that submissions are open when the disk becomes full.
+SLOW = FaultScript(rules=(FaultRule(on="submit", do="delay", when="after", seconds=0.2),))
+
+
 def main(folder: Path, service: Path) -> None:
     """Fill the disk at each point, make room again, and finish."""
     with tempfile.TemporaryDirectory() as scratch, Victims(Path(scratch)) as victims:
         for place in FULL_AT:
             *words, nth = place.split()
             name = "-".join(words)
-            with Life.begun(folder / name, Plan(rows=4, download=True), victims, service_dir=service / name) as life:
+            plan = Plan(rows=4, download=True, faults=SLOW)
+            with Life.begun(folder / name, plan, victims, service_dir=service / name) as life:
                 end = life.run(Strike(act="fill", point=" ".join(words), nth=int(nth)))
                 check_refusal(end)
                 assert "No space left on device" in end.err, end.err
+                assert place == FULL_AT[0] or life.unanswered() == 0, f"{place}: answers are lost"
                 (folder / name / "filler").unlink()
                 end = life.finish()
                 assert place != FULL_AT[-1] or "send submit" not in end.passages, "the state itself was unharmed"

@@ -288,25 +288,76 @@ def test_a_failed_flush_is_told_though_its_waiter_was_cancelled(
     asyncio.run(main())
 
 
-def test_a_full_disk_poisons_and_tears_at_most_the_tail(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A write that fails half-way stops the journal; what was whole before it stays readable."""
+class FullDisk:
+    """Writes that are refused half-way once the disk is full; `held` closings of what held room make some again."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, *, error: int = errno.ENOSPC, gives_back: bool = True) -> None:
+        self.is_full = True
+        self._write, self._close, self._error, self._gives_back = os.write, os.close, error, gives_back
+        monkeypatch.setattr(os, "write", self.write)
+        monkeypatch.setattr(os, "close", self.close)
+
+    def write(self, fd: int, data: bytes) -> int:
+        if not self.is_full:
+            return self._write(fd, data)
+        if len(data) <= 20:
+            raise OSError(self._error, os.strerror(self._error))
+        self._write(fd, data[:20])
+        raise OSError(self._error, os.strerror(self._error))
+
+    def close(self, fd: int) -> None:
+        self.is_full = self.is_full and not self._gives_back
+        self._close(fd)
+
+
+@pytest.mark.parametrize("error", [errno.ENOSPC, errno.EDQUOT])
+def test_a_full_disk_takes_no_intent_and_every_answer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: int
+) -> None:
+    """D01: what is held free takes the answers still to come, behind the last whole record; intents stay refused."""
     journal = begin(tmp_path / "journal")
     journal.append(make_fact(1))
-    write, calls = os.write, 0
+    FullDisk(monkeypatch, error=error)
+    for number in (2, 3):
+        with pytest.raises(StorageError, match="could not write to the journal"):
+            journal.append(make_fact(number, kind=FactKind.INTENT))
+        journal.append(make_fact(number + 10))
+    asyncio.run(journal.flushed())
+    monkeypatch.undo()
+    assert (journal.has_failed, journal.facts) == (False, 3)
+    assert journal.size_bytes == (tmp_path / "journal").stat().st_size
+    journal.close()
+    contents = read_journal(tmp_path / "journal")
+    assert contents.facts == (make_fact(1), make_fact(12), make_fact(13))
+    assert (contents.torn_bytes, contents.damage) == (0, None)
 
-    def fill(fd: int, data: bytes) -> int:
-        nonlocal calls
-        calls += 1
-        if calls > 1:
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        return write(fd, data[:20])
 
-    monkeypatch.setattr(os, "write", fill)
-    with pytest.raises(StorageError, match="could not write to the journal: No space left on device"):
+def test_an_answer_that_meets_the_full_disk_first_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody need hear of it yet: the next intent does."""
+    journal = begin(tmp_path / "journal")
+    FullDisk(monkeypatch)
+    journal.append(make_fact(1))
+    with pytest.raises(StorageError, match="No space left on device"):
+        journal.append(make_fact(2, kind=FactKind.INTENT))
+    monkeypatch.undo()
+    journal.close()
+    assert read_journal(tmp_path / "journal").facts == (make_fact(1),)
+
+
+@pytest.mark.parametrize(("error", "gives_back"), [(errno.ENOSPC, False), (errno.EIO, True), (errno.EFBIG, True)])
+def test_a_write_that_fails_for_good_poisons(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: int, gives_back: bool
+) -> None:
+    """A full disk whose held room went to others, or any other failure: what was whole before it stays readable."""
+    journal = begin(tmp_path / "journal")
+    journal.append(make_fact(1))
+    FullDisk(monkeypatch, error=error, gives_back=gives_back)
+    with pytest.raises(StorageError, match="could not write to the journal"):
         journal.append(make_fact(2))
     monkeypatch.undo()
     with pytest.raises(StorageError):
         journal.append(make_fact(3))
+    assert journal.has_failed
     journal.close()
     contents = read_journal(tmp_path / "journal")
     assert contents.facts == (make_fact(1),)

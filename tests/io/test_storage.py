@@ -162,3 +162,33 @@ def test_the_full_flush_of_macos(
         else:
             storage.flush_to_disk(file.fileno())
             assert bool(flushed) == falls_back
+
+
+def test_held_space_is_on_the_disk_and_has_no_name(tmp_path: Path) -> None:
+    """The room is taken in full until the descriptor is closed, and whoever is killed leaves no file behind."""
+    fd = storage.hold_space(tmp_path, 256 << 10)
+    assert fd is not None
+    assert os.listdir(tmp_path) == []
+    assert os.fstat(fd).st_size == 256 << 10
+    assert os.fstat(fd).st_nlink == 0
+    os.close(fd)
+
+
+@pytest.mark.parametrize(("error", "is_raised"), [(errno.ENOSPC, True), (errno.EIO, True), (errno.EFBIG, False)])
+def test_space_that_can_not_be_held(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: int, is_raised: bool
+) -> None:
+    """A disk without room says so at once; a bound on files' sizes is none on the disk, and nothing is left open."""
+
+    def refuse(fd: int, data: bytes) -> int:
+        raise OSError(error, os.strerror(error))
+
+    before = len(os.listdir("/dev/fd"))
+    monkeypatch.setattr(os, "write", refuse)
+    if is_raised:
+        with pytest.raises(OSError, match=os.strerror(error)):
+            storage.hold_space(tmp_path, 4096)
+    else:
+        assert storage.hold_space(tmp_path, 4096) is None
+    assert os.listdir(tmp_path) == []
+    assert len(os.listdir("/dev/fd")) == before
