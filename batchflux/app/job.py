@@ -20,6 +20,7 @@ from batchflux.core.grid import Grid
 from batchflux.core.model import JsonValue
 from batchflux.core.ordinals import clashing_rows
 from batchflux.core.parameters import ValueFault, check_value, parse_text
+from batchflux.core.pricing import Shapes
 from batchflux.core.rows import RowPart, RowReader, RowRecipe, Rule
 from batchflux.core.spec import JobSpec, parse_job
 from batchflux.core.template import Template
@@ -107,6 +108,11 @@ class Job:
     def keeps_seed_to_itself(self) -> bool:
         """Whether cells draw their own seeds since nothing gives one."""
         return self.grid.draws_seeds
+
+    @cached_property
+    def shapes(self) -> Shapes:
+        """The shapes of the requests, which prices hang on."""
+        return Shapes(self.grid)
 
     def at(self, run_dir: Path) -> "Job":
         """Return the same job for another run directory."""

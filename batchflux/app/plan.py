@@ -15,6 +15,7 @@ from batchflux.app.resume import Known, lay_over
 from batchflux.app.rundir import RunIdentity, read_facts_of
 from batchflux.core.budget import usd
 from batchflux.core.model import CellStatus, JsonValue
+from batchflux.core.pricing import PriceList
 from batchflux.core.progress import EXCLUDED, STATUS_CODES
 from batchflux.engine.observers import duration
 
@@ -33,7 +34,8 @@ class Plan:
     """What a run of the job would do. Money in USD; `cost_usd` and `images` are of what is left to pay.
 
     `kept` cells are known to the run directory, `new` ones aren't, `retired` ones were run and have left the job;
-    `done` are final. `cost_usd` is None where nothing tells a model's price.
+    `done` are final. `cost_usd` is None where nothing tells a model's price; `prices_usd` are of an image, by model,
+    the dearest where parameters change it, and `cheapest_usd` the least then.
     """
 
     name: str
@@ -49,6 +51,7 @@ class Plan:
     images: int
     cost_usd: float | None
     prices_usd: dict[str, float | None]
+    cheapest_usd: dict[str, float | None]
     hours: dict[str, float]
     disk_bytes: int
     repeated_cells: int
@@ -68,7 +71,7 @@ class Plan:
             ("kept, new, retired", f"{self.kept:,} kept, {self.new:,} new, {self.retired:,} retired"),
             ("done already", f"{self.done:,}"),
             ("left to pay", f"{self.to_pay:,} cells, {self.images:,} images"),
-            ("cost", f"{_money(self.cost_usd)}  ({_prices(self.prices_usd)})"),
+            ("cost", f"{_money(self.cost_usd)}  ({self._prices()})"),
         ]
         if self.repeated_cells:
             pairs.append(
@@ -85,6 +88,14 @@ class Plan:
         text += [f"  warning: {warning}" for warning in self.warnings]
         return "\n".join(text)
 
+    def _prices(self) -> str:
+        said = []
+        for model, price in self.prices_usd.items():
+            least = self.cheapest_usd[model]
+            spread = f"{_money(least)} to {_money(price)}" if least != price else _money(price)
+            said.append(f"{spread} an image" + (f" of {model}" if len(self.prices_usd) > 1 else ""))
+        return ", ".join(said)
+
     def _repr_html_(self) -> str:
         from html import escape
 
@@ -97,12 +108,6 @@ def _money(amount: float | None) -> str:
     return "unknown: say run.price" if amount is None else usd(round(amount * 1_000_000))
 
 
-def _prices(prices: Mapping[str, float | None]) -> str:
-    if len(prices) == 1:
-        return f"{_money(next(iter(prices.values())))} an image"
-    return ", ".join(f"{_money(price)} an image of {model}" for model, price in prices.items())
-
-
 def _size(n_bytes: int) -> str:
     size, unit = float(n_bytes), "B"
     for unit in ("B", "KB", "MB", "GB", "TB"):
@@ -112,10 +117,10 @@ def _size(n_bytes: int) -> str:
     return f"{size:.0f} {unit}" if size >= 10 or unit == "B" else f"{size:.1f} {unit}"
 
 
-def make_plan(job: Job, *, prices: Mapping[str, int] | None = None, known: Known | None = None) -> Plan:
+def make_plan(job: Job, *, prices: PriceList | None = None, known: Known | None = None) -> Plan:
     """Return what a run of the job would do.
 
-    `prices` in micro-USD an image by model default to the spec's or the list price; `known` is what an earlier run
+    `prices` default to the spec's or the list price; `known` is what an earlier run
     left, read from the run directory where not given. Raises UsageError, CheckpointDamaged.
     """
     grid, spec = job.grid, job.spec
@@ -123,12 +128,14 @@ def make_plan(job: Job, *, prices: Mapping[str, int] | None = None, known: Known
         known = lay_over(grid, read_facts_of(job.run_dir, RunIdentity.read(job.run_dir)))
         if spec.run.on_unknown == "resubmit":
             known = known.taking_up(CellStatus.UNKNOWN)
-    by_model = {model: (prices or {}).get(model, spec.list_price_micro_usd(model)) for model in spec.models}
-    to_pay, images, cost = price_of_cells(job, known, {m: p for m, p in by_model.items() if p is not None})
+    if prices is None:
+        listed = {model: spec.list_price_micro_usd(model) for model in spec.models}
+        prices = PriceList(an_image={model: price for model, price in listed.items() if price is not None})
+    to_pay, images, cost = price_of_cells(job, known, prices)
     counts = np.bincount(known.statuses, minlength=EXCLUDED + 1)
     repeated = grid.repeated()
-    costs_known = all(price is not None for price in by_model.values())
-    again = int((grid.images_of(repeated) * _prices_of_models(job, by_model)[grid.models_of(repeated)]).sum())
+    costs_known = all(model in prices.an_image for model in spec.models)
+    again = int(prices.of_many(repeated, job.shapes).sum())
     hours = {level: images / rate / 60 for level, rate in LEVELS.items()}
     measured = _measured_per_min(known.facts)
     if measured:
@@ -148,7 +155,8 @@ def make_plan(job: Job, *, prices: Mapping[str, int] | None = None, known: Known
         to_pay=to_pay,
         images=images,
         cost_usd=cost / 1e6 if costs_known else None,
-        prices_usd={model: None if price is None else price / 1e6 for model, price in by_model.items()},
+        prices_usd={model: _usd(prices.an_image.get(model)) for model in spec.models},
+        cheapest_usd={model: _usd(_cheapest(job, prices, model)) for model in spec.models},
         hours=hours,
         disk_bytes=images * _image_bytes(known.facts) if spec.output.download else 0,
         repeated_cells=len(repeated),
@@ -158,24 +166,28 @@ def make_plan(job: Job, *, prices: Mapping[str, int] | None = None, known: Known
     )
 
 
-def price_of_cells(job: Job, known: Known, prices: Mapping[str, int]) -> tuple[int, int, int]:
+def price_of_cells(job: Job, known: Known, prices: PriceList) -> tuple[int, int, int]:
     """Return (cells, images, micro-USD) of what is left to pay, by arithmetic on slices of the grid."""
-    grid = job.grid
-    by_model = _prices_of_models(job, prices)
     cells = images = cost = 0
-    for indexes in grid.in_order("rows"):
+    for indexes in job.grid.in_order("rows"):
         left = indexes[known.statuses[indexes] == STATUS_CODES[CellStatus.PENDING]]
         if len(left):
-            each = grid.images_of(left)
             cells += len(left)
-            images += int(each.sum())
-            cost += int((each * by_model[grid.models_of(left)]).sum())
+            images += int(job.grid.images_of(left).sum())
+            cost += int(prices.of_many(left, job.shapes).sum())
     return cells, images, cost
 
 
-def _prices_of_models(job: Job, prices: Mapping[str, int | None]) -> Any:
-    """Return micro-USD an image by the model's place, 0 where nothing tells."""
-    return np.array([prices.get(model) or 0 for model in job.grid.recipe.models], dtype=np.int64)
+def _cheapest(job: Job, prices: PriceList, model: str) -> int | None:
+    """Return the least that an image of a model is known to cost, in micro-USD."""
+    told = ((job.shapes.shape(number), price) for number, price in prices.of_shape.items())
+    quoted = [price // max(1, shape.images) for shape, price in told if shape.model == model]
+    dearest = prices.an_image.get(model)
+    return dearest if dearest is None else min([dearest, *quoted])
+
+
+def _usd(micro_usd: int | None) -> float | None:
+    return None if micro_usd is None else micro_usd / 1e6
 
 
 def _first_requests(job: Job, known: Known, *, n: int = 3) -> list[dict[str, JsonValue]]:

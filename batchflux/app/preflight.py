@@ -12,6 +12,7 @@ from batchflux.core.catalog import known_model
 from batchflux.core.errors import JobSpecError, Problem, UsageError
 from batchflux.core.grid import Grid
 from batchflux.core.model import JsonValue
+from batchflux.core.pricing import PriceList, Shape, Shapes, build_prices
 from batchflux.core.quotes import (
     build_balance,
     build_models,
@@ -29,60 +30,79 @@ __all__ = ["Preflight", "ask_service", "prices_of", "refused_by"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Preflight:
-    """What the service said: the balance and each model's price an image in micro-USD (None where it didn't say).
-
-    `listed_params` are the request parameters that it takes, by model."""
+    """What the service said: the balance in micro-USD (None where it didn't say), and what requests of some shapes
+    cost. `listed_params` are the request parameters that it takes, by model."""
 
     balance_micro_usd: int | None
-    prices_micro_usd: Mapping[str, int]
+    quotes_micro_usd: Mapping[int, int] = field(default_factory=dict)
     listed_params: Mapping[str, frozenset[str]] = field(default_factory=dict)
     warnings: tuple[str, ...] = field(default=())
 
 
-async def ask_service(transport: Transport, spec: JobSpec, grid: Grid, *, base_url: str) -> Preflight:
+async def ask_service(transport: Transport, spec: JobSpec, shapes: Shapes, *, base_url: str) -> Preflight:
     """Ask all three at once. Raises JobSpecError for a parameter that the service no longer takes."""
-    inputs: dict[str, JsonValue] = {"prompt": "a price, please"}
+    to_ask = shapes.to_ask() if spec.run.price_micro_usd is None else []
     async with asyncio.TaskGroup() as group:
         balance = group.create_task(transport.send(build_balance(base_url)))
         models = group.create_task(transport.send(build_models(base_url)))
-        quotes = {
-            model: group.create_task(transport.send(build_price(base_url, model, inputs))) for model in spec.models
-        }
+        asked = {number: group.create_task(_quote(transport, shapes.shape(number), base_url)) for number in to_ask}
     warnings: list[str] = []
     schemas = decipher_models(models.result())
     if schemas is None:
         warnings.append("the service's live parameter schema can't be had, so only what ships here was checked")
     else:
-        warnings += _check_schemas(spec, grid, schemas)
-    found = {model: decipher_price(quote.result()) for model, quote in quotes.items()}
+        warnings += _check_schemas(spec, shapes.grid, schemas)
     balance_micro_usd = decipher_balance(balance.result())
     if balance_micro_usd is None:
         warnings.append("the account's balance can't be had")
-    prices = {model: price for model, price in found.items() if price is not None}
-    for model in spec.models:
-        if model not in prices and spec.run.price_micro_usd is None:
-            warnings.append(f"the service quotes no price for {model}; its list price is assumed")
+    quotes = {number: price for number, task in asked.items() if (price := task.result()) is not None}
+    if spec.run.price_micro_usd is None:
+        warnings += _unquoted(spec, shapes, quotes)
     return Preflight(
         balance_micro_usd=balance_micro_usd,
-        prices_micro_usd=prices,
+        quotes_micro_usd=quotes,
         listed_params=_listed(spec, schemas or {}),
         warnings=tuple(warnings),
     )
 
 
-def prices_of(spec: JobSpec, quoted: Mapping[str, int]) -> dict[str, int]:
-    """Return each model's price an image in micro-USD: the spec's, else the service's quote, else the list price.
+async def _quote(transport: Transport, shape: Shape, base_url: str) -> int | None:
+    """Return what the service says that a request costs, in micro-USD."""
+    inputs: dict[str, JsonValue] = {"prompt": "a price, please", **shape.params}
+    return decipher_price(await transport.send(build_price(base_url, shape.model, inputs)))
+
+
+def _unquoted(spec: JobSpec, shapes: Shapes, quotes: Mapping[int, int]) -> list[str]:
+    """Say whose price isn't known, and what it is taken for."""
+    quoted = {shapes.shape(number).model for number in quotes}
+    warnings = [
+        f"the service quotes no price for {model}; its list price is assumed"
+        for model in spec.models
+        if model not in quoted
+    ]
+    if quoted and (len(quotes) < len(shapes) or not shapes.are_all_told):
+        kinds = f"{len(shapes):,}" if shapes.are_all_told else "very many"
+        warnings.append(
+            f"requests are of {kinds} kinds by their parameters, and the price of {len(quotes):,} was quoted; "
+            "the others are counted at the dearest of these, image by image"
+        )
+    return warnings
+
+
+def prices_of(spec: JobSpec, shapes: Shapes, quotes: Mapping[int, int]) -> PriceList:
+    """Return what requests cost: as the spec says, else as the service quotes them, else by the list price.
 
     Raises UsageError where nothing tells.
     """
-    prices: dict[str, int] = {}
+    quoted = {shapes.shape(number).model for number in quotes}
+    otherwise: dict[str, int] = {}
     for model in spec.models:
-        said = spec.run.price_micro_usd
-        price = said if said is not None else quoted.get(model, spec.list_price_micro_usd(model))
-        if price is None:
+        listed = spec.list_price_micro_usd(model)
+        if listed is None and model not in quoted:
             raise UsageError(f"nothing tells the price of {model}: say it as run.price, in USD an image")
-        prices[model] = price
-    return prices
+        if listed is not None:
+            otherwise[model] = listed
+    return build_prices(shapes, quotes if spec.run.price_micro_usd is None else {}, otherwise=otherwise)
 
 
 def _listed(spec: JobSpec, schemas: Mapping[str, Mapping[str, Any]]) -> dict[str, frozenset[str]]:

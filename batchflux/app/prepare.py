@@ -18,8 +18,9 @@ from batchflux.core.budget import Budget
 from batchflux.core.errors import StorageError, UsageError
 from batchflux.core.model import CellStatus
 from batchflux.core.origin import host_of, is_loopback_host
+from batchflux.core.pricing import PriceList
 from batchflux.core.progress import Progress
-from batchflux.engine.ports import Watcher, Work
+from batchflux.engine.ports import Watcher
 from batchflux.io.client import Client
 from batchflux.io.storage import free_bytes
 
@@ -63,16 +64,17 @@ class Session:
     """What is settled before the engine starts."""
 
     base_url: str
-    prices: Mapping[str, int]
+    prices: PriceList
     budget: Budget
     started: float
     spent_before: int
     is_loopback: bool
     listed_params: Mapping[str, frozenset[str]]
 
-    def price_of(self, work: Work) -> int:
-        """Return what one submission of a cell costs, in micro-USD."""
-        return self.prices[work.cell.model] * work.cell.images
+    @property
+    def may_spend(self) -> bool:
+        """Whether anything may be submitted."""
+        return bool(self.prices.an_image)
 
     def take_over(self, known: Known) -> None:
         """Count as spent before what was found to have been."""
@@ -95,20 +97,20 @@ async def prepare(
     on_plan: Callable[[Plan, Preflight], None] | None,
 ) -> Session:
     """Ask the service, say what will be spent, and ask the user. Raises before anything is spent."""
-    preflight = Preflight(balance_micro_usd=None, prices_micro_usd={})
-    prices: dict[str, int] = {}
+    preflight = Preflight(balance_micro_usd=None)
+    prices: PriceList | None = None
     if known.has_open_cells() and not options.download_only:
-        preflight = await ask_service(client, job.spec, job.grid, base_url=base_url)
-        prices = prices_of(job.spec, preflight.prices_micro_usd)
+        preflight = await ask_service(client, job.spec, job.shapes, base_url=base_url)
+        prices = prices_of(job.spec, job.shapes, preflight.quotes_micro_usd)
     # What may be sent again is planned as if it were: the history may yet show that it need not be.
     planned = known.taking_up(CellStatus.UNKNOWN) if resubmits(job, options) else known
     plan = make_plan(job, known=planned, prices=prices)
-    to_pay = plan.to_pay if prices else 0
+    to_pay = plan.to_pay if prices is not None else 0
     spent = known.spent_micro_usd
     is_loopback = is_loopback_host(host_of(base_url))
     if on_plan is not None:
         on_plan(plan, preflight)
-    if to_pay and not is_loopback:
+    if prices is not None and to_pay and not is_loopback:
         cost = round((plan.cost_usd or 0) * 1_000_000)
         most = min([cost, *_bounds(job, options, prices, spent_micro_usd=spent)])
         balance = preflight.balance_micro_usd
@@ -128,7 +130,7 @@ async def prepare(
     )
     return Session(
         base_url=base_url,
-        prices=prices,
+        prices=prices if prices is not None else PriceList(an_image={}),
         budget=budget,
         started=time.monotonic(),
         spent_before=spent,
@@ -137,7 +139,7 @@ async def prepare(
     )
 
 
-def _bounds(job: Job, options: RunOptions, prices: Mapping[str, int], *, spent_micro_usd: int) -> list[int]:
+def _bounds(job: Job, options: RunOptions, prices: PriceList, *, spent_micro_usd: int) -> list[int]:
     """Return what this run can't spend more than, in micro-USD, as its budgets and its limit of cells say."""
     bounds = []
     if options.budget_micro_usd is not None:
@@ -145,7 +147,7 @@ def _bounds(job: Job, options: RunOptions, prices: Mapping[str, int], *, spent_m
     if job.spec.run.budget_micro_usd is not None:
         bounds.append(max(0, job.spec.run.budget_micro_usd - spent_micro_usd))
     if options.limit is not None:
-        bounds.append(options.limit * max(prices.values()) * job.grid.most_images)
+        bounds.append(options.limit * prices.dearest(images=job.grid.most_images))
     return bounds
 
 

@@ -104,7 +104,7 @@ async def run_async(
             session = await prepare(job, options, known, client, base_url, ask=ask, on_plan=on_plan)
             job = freeze_job(job)
             async with _checkpoint(job.run_dir, identity) as sink:
-                if sink.torn and session.prices:  # where there are none, nothing will be spent
+                if sink.torn and session.may_spend:
                     await _look_up_lost(job, options, known, client, sink, session=session, on_notice=on_notice)
                     known = await _read_known(job, identity, options)
                     session.take_over(known)
@@ -148,7 +148,7 @@ async def _look_up_lost(
             observer=log,
             base_url=session.base_url,
             listed_params=session.listed_params,
-            price_of=session.price_of,
+            price_of=lambda work: session.prices.of(work.cell, job.shapes),
             accepts=resubmits(job, options),
         )
     finally:

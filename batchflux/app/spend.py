@@ -99,7 +99,7 @@ async def spend(
             ids_before=newest_ids(known),
             listed_params=session.listed_params,
             resubmits_unknown=resubmits(job, options),
-            price_of=session.price_of,
+            price_of=lambda work: session.prices.of(work.cell, job.shapes),
             wall_ms=wall_ms,
             dice=dice,
             pulse=_pulse(job, sink, progress, observer, admission, base_url=session.base_url),

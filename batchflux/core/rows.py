@@ -138,7 +138,8 @@ class RowArrays:
     `keys` (v, n, 2) uint64: model + prompt + parameters, without the axes' parameters. `prompt_keys` (v, n, 2): the
     prompt's alone, only where row seeds are drawn. `signature` (n,) int32: index into `rule_sets`, the sets of rules
     whose row side a row meets. `own_seed` (n,) int64: the seed that a row gives, -2 where it gives none. `images`
-    (n,) int64: the images that a row asks for, 0 where it doesn't say.
+    (n,) int64: the images that a row asks for, 0 where it doesn't say. `shape` (n,) int32: index into `shapes`, the
+    sets of parameters but the seed that rows bring, `UNTOLD_SHAPE` where there are too many to tell apart.
     """
 
     keys: KeyArray
@@ -147,6 +148,8 @@ class RowArrays:
     rule_sets: tuple[frozenset[int], ...]
     own_seed: npt.NDArray[np.int64]
     images: npt.NDArray[np.int64]
+    shape: npt.NDArray[np.int32]
+    shapes: tuple[Params, ...]
 
     @property
     def n_rows(self) -> int:
@@ -161,10 +164,16 @@ class RowArrays:
             rule_sets=self.rule_sets,
             own_seed=self.own_seed[rows],
             images=self.images[rows],
+            shape=self.shape[rows],
+            shapes=self.shapes,
         )
 
 
 NO_SEED = -2
+UNTOLD_SHAPE = -1
+
+# Many more than prices could be asked of; a column of arbitrary numbers must not fill memory.
+_MOST_SHAPES = 1024
 
 
 def _whole(value: JsonValue, otherwise: int) -> int:
@@ -186,6 +195,9 @@ class RowReader:
         self._signatures: list[npt.NDArray[np.int32]] = []
         self._seeds: list[npt.NDArray[np.int64]] = []
         self._images: list[npt.NDArray[np.int64]] = []
+        self._shapes: list[npt.NDArray[np.int32]] = []
+        self._shape_numbers: dict[str, int] = {}
+        self._shapes_found: list[Params] = []
         self._rule_sets: dict[frozenset[int], int] = {}
         self._id_hashes: list[npt.NDArray[np.int64]] = []
         self._rank_texts: list[bytes] = []
@@ -207,6 +219,7 @@ class RowReader:
         signature = np.zeros(count, dtype=np.int32)
         seeds = np.full(count, NO_SEED, dtype=np.int64)
         images = np.zeros(count, dtype=np.int64)
+        shapes = np.zeros(count, dtype=np.int32)
         ids = np.zeros(count, dtype=np.int64)
         for offset in range(count):
             part = self.part(columns, offset, where)
@@ -216,6 +229,7 @@ class RowReader:
             signature[offset] = self._signature(part)
             seeds[offset] = _whole(part.params.get("seed"), NO_SEED)
             images[offset] = _whole(part.params.get("num_images"), 0)
+            shapes[offset] = self._shape_number(part.params)
             if part.given_id is not None:
                 ids[offset] = hash(part.given_id)
             if self._sample_key is not None:
@@ -226,6 +240,7 @@ class RowReader:
         self._signatures.append(signature)
         self._seeds.append(seeds)
         self._images.append(images)
+        self._shapes.append(shapes)
         self._id_hashes.append(ids)
         self.n_rows += count
 
@@ -324,6 +339,18 @@ class RowReader:
         )
         return self._rule_sets.setdefault(met, len(self._rule_sets))
 
+    def _shape_number(self, params: Params) -> int:
+        """Return the place of what a row brings, its seed left out, among all that rows bring."""
+        said = {name: value for name, value in params.items() if name != "seed"}
+        text = canonical_json(said) if said else ""
+        number = self._shape_numbers.get(text)
+        if number is None:
+            if len(self._shapes_found) >= _MOST_SHAPES:
+                return UNTOLD_SHAPE
+            number = self._shape_numbers[text] = len(self._shapes_found)
+            self._shapes_found.append(said)
+        return number
+
     def arrays(self) -> RowArrays:
         """Return what was read. Valid only where `problems` is empty."""
         return RowArrays(
@@ -333,6 +360,8 @@ class RowReader:
             rule_sets=tuple(self._rule_sets),
             own_seed=np.concatenate(self._seeds),
             images=np.concatenate(self._images),
+            shape=np.concatenate(self._shapes),
+            shapes=tuple(self._shapes_found),
         )
 
     def repeated_ids(self) -> list[tuple[int, int]]:

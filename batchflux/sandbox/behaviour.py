@@ -123,7 +123,8 @@ class Behaviour:
             return self._refuse(400, wrong)
         filled = with_defaults(properties, inputs)
         images = int(filled.get("num_images", 1))
-        refusal = self._over_limit(now_s, images=images) or self._out_of_credit(model, images=images, now_s=now_s)
+        price_micro_usd = self.price_micro_usd(model, images=images, inputs=filled)
+        refusal = self._over_limit(now_s, images=images) or self._out_of_credit(price_micro_usd, now_s=now_s)
         if refusal is not None:
             self.refused[refusal.status] += 1
             return refusal
@@ -139,7 +140,7 @@ class Behaviour:
             inputs=json.dumps(inputs, separators=(",", ":")),
             images=images,
             seed=rng.getrandbits(31) if seed == -1 else seed,
-            price_micro_usd=self.price_micro_usd(model, images=images),
+            price_micro_usd=price_micro_usd,
             created_at_s=now_s,
             started_at_s=started_at_s,
             finished_at_s=finished_at_s,
@@ -200,11 +201,13 @@ class Behaviour:
             self._spent_micro_usd -= heapq.heappop(self._refunds_due)[1]
         return round(self.config.balance_usd * _MICRO) - self._spent_micro_usd
 
-    def price_micro_usd(self, model: str, *, images: int) -> int:
-        """Return the price of so many images of a known model."""
+    def price_micro_usd(self, model: str, *, images: int, inputs: Mapping[str, Any] | None = None) -> int:
+        """Return the price of so many images of a known model; `inputs` may make them dearer, or cheaper."""
         listed = MODELS[model].price_micro_usd
-        each = listed if self.config.price_usd is None else round(self.config.price_usd * _MICRO)
-        return each * images
+        each = float(listed if self.config.price_usd is None else round(self.config.price_usd * _MICRO))
+        for name, value in (inputs or {}).items():
+            each *= self.config.dear.get(f"{name}={value}", 1.0)
+        return round(each) * images
 
     def in_flight(self, now_s: float) -> int:
         """Return how many predictions are created or processing."""
@@ -243,8 +246,8 @@ class Behaviour:
         words = FAILURE_WORDS.get(code, "The task failed.") if code else ""
         return code, words if fate.error is None else fate.error
 
-    def _out_of_credit(self, model: str, *, images: int, now_s: float) -> Refusal | None:
-        if self.price_micro_usd(model, images=images) <= self.balance_micro_usd(now_s):
+    def _out_of_credit(self, price_micro_usd: int, *, now_s: float) -> Refusal | None:
+        if price_micro_usd <= self.balance_micro_usd(now_s):
             return None
         return Refusal(status=400, message="Insufficient credits. Please top up your account.")
 

@@ -74,6 +74,7 @@ class Rate:
 class SandboxConfig:
     """What the sandbox is like. `require_key` stands in no repr; `price_usd` None means each model's list price.
 
+    `dear` maps a parameter's value, as "aspect_ratio=16:9", to how many times the price a request with it costs.
     `concurrency` None is no limit. `failures` maps a `data.code` to its share of the predictions. `history_inputs`:
     "on" gives inputs to a listing that asks for them, "off" gives null for them, "absent" leaves the field out.
     `state_dir` keeps the memory across restarts. Raises UsageError for what can't be.
@@ -96,6 +97,7 @@ class SandboxConfig:
     schema: SchemaAge = "page"
     balance_usd: float = 1_000_000.0  # a rehearsal of a million cells should end for a better reason than play money
     price_usd: float | None = None
+    dear: Mapping[str, float] = field(default_factory=dict)
     require_key: str | None = field(default=None, repr=False)
     image_size: int = 384
     image_format: ImageFormat = "png"
@@ -114,6 +116,8 @@ class SandboxConfig:
         for name in ("refund_after_s", "history_lag_s", "balance_usd"):
             _check_finite(name, getattr(self, name))
         _check_finite("price_usd", self.price_usd or 0.0)
+        for named, times in self.dear.items():
+            _check_finite(named, times)
         shares = self.failures.values()
         if any(not 0 <= share <= 1 for share in shares) or sum(shares) > 1:
             raise UsageError("the sandbox's failure rates must be between 0 and 1, and so must their sum")

@@ -17,7 +17,7 @@ from batchflux.sandbox.behaviour import FATED_BY_DICE, Behaviour, Fate, Predicti
 from batchflux.sandbox.faults import Endpoint
 from batchflux.sandbox.images import Picture
 from batchflux.sandbox.ledger import Ledger
-from batchflux.sandbox.vendor import MODELS, keep_known
+from batchflux.sandbox.vendor import MODELS, keep_known, with_defaults
 from batchflux.sandbox.wire import Answer
 
 __all__ = ["Call", "Endpoints", "Route", "parse_route"]
@@ -279,7 +279,9 @@ class Endpoints:
         known = keep_known(model.schemas[self._config.schema], inputs if isinstance(inputs, dict) else {})
         images = known.get("num_images", 1)
         is_count = isinstance(images, int) and not isinstance(images, bool) and images >= 1
-        price_micro_usd = self.behaviour.price_micro_usd(model.model_id, images=images if is_count else 1)
+        filled = with_defaults(model.schemas[self._config.schema], known)
+        count = images if is_count else 1
+        price_micro_usd = self.behaviour.price_micro_usd(model.model_id, images=count, inputs=filled)
         if is_legacy:
             return wire.build_answer({"unit_price": price_micro_usd / 1_000_000})
         return wire.build_price(model.model_id, price_micro_usd=price_micro_usd)
