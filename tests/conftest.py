@@ -1,6 +1,16 @@
-"""For all tests: real signals reach real processes, whatever started the tests."""
+"""For all tests: one key, which nothing that they write may hold; and real signals, whatever started the tests."""
 
+import os
 import signal
+from collections.abc import Generator
+from pathlib import Path
+
+import pytest
+
+from tests.canary import CANARY, find_in, is_in
+
+# Whoever runs the tests may have a key of their own, which no test must ever see.
+os.environ["WAVESPEED_API_KEY"] = CANARY
 
 # A runner under nohup or in the background hands ignored signals on to every child, which then ignores them too.
 for _number, _usual in (
@@ -10,3 +20,36 @@ for _number, _usual in (
 ):
     if signal.getsignal(_number) is signal.SIG_IGN:
         signal.signal(_number, _usual)
+
+_SEARCHED = pytest.StashKey[set[Path]]()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_teardown(item: pytest.Item) -> Generator[None, None, None]:
+    """Search what a test wrote and said, once all of its processes and servers are gone; a find fails the test."""
+    folder = getattr(item, "funcargs", {}).get("tmp_path")
+    yield
+    if isinstance(folder, Path):
+        item.config.stash.setdefault(_SEARCHED, set()).add(folder)
+        if found := [str(path) for path in find_in(folder)]:
+            pytest.fail(f"the key was written to {', '.join(found)}", pytrace=False)
+    said = [f"{when} {what}" for when, what, text in item._report_sections if is_in(text)]
+    if said:
+        pytest.fail(f"the key was said in {', '.join(said)}", pytrace=False)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Search what fixtures of whole modules wrote; a find fails the session."""
+    factory = getattr(session.config, "_tmp_path_factory", None)
+    base = getattr(factory, "_basetemp", None)
+    if not isinstance(base, Path):
+        return  # nobody asked for a folder
+    done = session.config.stash.get(_SEARCHED, set())
+    folders = [path for path in base.iterdir() if path not in done and not path.is_symlink()]
+    found = [str(path) for folder in folders for path in find_in(folder)]
+    if found:
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+        reporter = session.config.pluginmanager.get_plugin("terminalreporter")
+        if reporter is not None:
+            reporter.write_line(f"the key was written to {', '.join(found)}", red=True)

@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from batchflux.sandbox import FaultRule, FaultScript, Latency, RunningSandbox, SandboxConfig, SandboxThread
+from tests.canary import CANARY
 
 
 @contextmanager
@@ -18,7 +19,7 @@ def quick_service(*rules: FaultRule, **knobs: Any) -> Iterator[RunningSandbox]:
     """Run a service whose predictions are done at once, with these faults, and let this process have a key."""
     config = SandboxConfig(latency=Latency(median_s=0), faults=FaultScript(rules=rules), **knobs)
     with SandboxThread(config) as running, pytest.MonkeyPatch.context() as patch:
-        patch.setenv("WAVESPEED_API_KEY", "a-key")
+        patch.setenv("WAVESPEED_API_KEY", CANARY)
         # The first look at a prediction comes after half a second: here it would be all of the time.
         patch.setattr("batchflux.core.polling._FIRST_GUESS_S", 0.02)
         patch.setattr("batchflux.core.polling._SHORTEST_STEP_S", 0.02)

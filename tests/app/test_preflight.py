@@ -7,6 +7,7 @@ import pytest
 import batchflux
 from batchflux.app.preflight import refused_by
 from batchflux.sandbox import Latency, SandboxConfig, SandboxThread
+from tests.canary import CANARY
 
 pytestmark = pytest.mark.usefixtures("key")
 
@@ -14,7 +15,7 @@ pytestmark = pytest.mark.usefixtures("key")
 @pytest.fixture
 def key(monkeypatch: pytest.MonkeyPatch) -> None:
     """Set a key for the sandbox, which takes any."""
-    monkeypatch.setenv("WAVESPEED_API_KEY", "a-key-for-loopback")
+    monkeypatch.setenv("WAVESPEED_API_KEY", CANARY)
 
 
 def run(folder: Path, base_url: str, spec: str) -> batchflux.Result:

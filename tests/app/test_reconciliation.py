@@ -10,6 +10,7 @@ import pytest
 import batchflux
 from batchflux.app.run import RunOptions
 from batchflux.sandbox import FaultRule, FaultScript, Latency, RunningSandbox, SandboxConfig, SandboxThread
+from tests.canary import CANARY
 
 QUICK = Latency(median_s=0.01, sigma=0.0)
 
@@ -22,7 +23,7 @@ def config(*rules: FaultRule, **knobs: Any) -> SandboxConfig:
 @pytest.fixture
 def key(monkeypatch: pytest.MonkeyPatch) -> None:
     """Set a key for the sandbox, which takes any."""
-    monkeypatch.setenv("WAVESPEED_API_KEY", "a-key-for-loopback")
+    monkeypatch.setenv("WAVESPEED_API_KEY", CANARY)
 
 
 def run(

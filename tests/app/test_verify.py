@@ -24,6 +24,7 @@ from batchflux.io.lock import RunLock, is_run_at_work
 from batchflux.io.parts import build_part, decipher_part
 from batchflux.sandbox import FaultRule, Latency, SandboxThread
 from tests.app.verified import CELLS, config, damaged, flip, run_job
+from tests.canary import CANARY
 
 ROOT = Path(batchflux.__file__).resolve().parents[1]
 LAST_PART = "checkpoint/part-00000002.parquet"
@@ -42,7 +43,7 @@ def sound(tmp_path_factory: pytest.TempPathFactory) -> Path:
         FaultRule(on="submit", do="close", when="after", at=frozenset({9})),
     )
     with pytest.MonkeyPatch.context() as patch, SandboxThread(config(*rules)) as sandbox:
-        patch.setenv("WAVESPEED_API_KEY", "a-key-for-loopback")
+        patch.setenv("WAVESPEED_API_KEY", CANARY)
         first = run_job(folder, sandbox, options=RunOptions(limit=4))
         last = run_job(folder, sandbox)
     assert (first.exit_status, last.exit_status) == (3, 1)
@@ -284,7 +285,7 @@ def test_where_no_run_was_begun(tmp_path: Path, sound: Path) -> None:
 
 def test_images_that_are_yet_to_be_fetched_are_a_note(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Completed cells whose downloads failed are known to the checkpoint, which is sound."""
-    monkeypatch.setenv("WAVESPEED_API_KEY", "a-key-for-loopback")
+    monkeypatch.setenv("WAVESPEED_API_KEY", CANARY)
     with SandboxThread(config(FaultRule(on="output", do="status", status=404))) as sandbox:
         result = run_job(tmp_path / "job", sandbox, options=RunOptions(limit=2))
     found = verify_run(result.run_dir)
@@ -294,7 +295,7 @@ def test_images_that_are_yet_to_be_fetched_are_a_note(tmp_path: Path, monkeypatc
 
 def test_beside_a_live_run_nothing_is_wrong(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Looked at again and again while cells are submitted, completed and saved: never a problem, never in the way."""
-    monkeypatch.setenv("WAVESPEED_API_KEY", "a-key-for-loopback")
+    monkeypatch.setenv("WAVESPEED_API_KEY", CANARY)
     slow = Latency(median_s=0.15, sigma=0.3)
     results: list[batchflux.Result] = []
     seen: list[Verification] = []
@@ -313,7 +314,7 @@ def test_beside_a_live_run_nothing_is_wrong(tmp_path: Path, monkeypatch: pytest.
 
 def test_results_are_published_under_the_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Until its manifest is written a run is at work: no other may begin, and no check takes the manifest for old."""
-    monkeypatch.setenv("WAVESPEED_API_KEY", "a-key-for-loopback")
+    monkeypatch.setenv("WAVESPEED_API_KEY", CANARY)
     is_locked: list[bool] = []
 
     def publish(job: batchflux.Job, known: Known, *, base_url: str) -> None:

@@ -17,6 +17,7 @@ from batchflux.core.history import rfc3339
 from batchflux.io.lock import RunLock
 from batchflux.sandbox import FaultRule, RunningSandbox, SandboxThread
 from tests.app.verified import CELLS, config, run_job
+from tests.canary import CANARY
 
 MODEL = "wavespeed-ai/flux-kontext-max/text-to-image"
 HOUR_MS = 3_600_000
@@ -27,7 +28,7 @@ pytestmark = pytest.mark.usefixtures("key")
 @pytest.fixture
 def key(monkeypatch: pytest.MonkeyPatch) -> None:
     """Set a key for the sandbox, which takes any."""
-    monkeypatch.setenv("WAVESPEED_API_KEY", "a-key-for-loopback")
+    monkeypatch.setenv("WAVESPEED_API_KEY", CANARY)
 
 
 def buy(sandbox: RunningSandbox, prompt: str = "somebody else's", model: str = MODEL) -> str:

@@ -9,6 +9,7 @@ from typing import Protocol
 import pytest
 
 from batchflux.cli import main
+from tests.canary import CANARY
 from tests.cli.driver import Ended, ended
 
 
@@ -25,7 +26,7 @@ def command(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) 
     def run(*args: str | Path, cwd: Path, env: Mapping[str, str] | None = None) -> Ended:
         for name in [name for name in os.environ if name.startswith(("BATCHFLUX_", "WAVESPEED_"))]:
             monkeypatch.delenv(name)
-        for name, value in {"WAVESPEED_API_KEY": "a-key", **(env or {})}.items():
+        for name, value in {"WAVESPEED_API_KEY": CANARY, **(env or {})}.items():
             monkeypatch.setenv(name, value)
         monkeypatch.chdir(cwd)
         monkeypatch.setattr(sys, "argv", ["batchflux", *map(str, args)])

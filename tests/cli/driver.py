@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import batchflux
+from tests.canary import CANARY, is_in
 
 TIMEOUT_S = 60.0
 _HOME = str(Path(batchflux.__file__).parents[1])
@@ -39,7 +40,7 @@ class Ended:
 def environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
     """Return the environment of a command: this package first, a key, nothing of the caller's settings."""
     kept = {k: v for k, v in os.environ.items() if not k.startswith(("BATCHFLUX_", "WAVESPEED_"))}
-    return {**kept, "PYTHONPATH": _HOME, "WAVESPEED_API_KEY": "a-key", **(extra or {})}
+    return {**kept, "PYTHONPATH": _HOME, "WAVESPEED_API_KEY": CANARY, **(extra or {})}
 
 
 def batchflux_command(
@@ -59,7 +60,8 @@ def batchflux_command(
 
 
 def ended(status: int, out: bytes, err: bytes) -> Ended:
-    """Return how a command ended; a traceback is never the right words."""
+    """Return how a command ended; a traceback is never the right words, and the key stands in none."""
+    assert not is_in(out + err), "the key was said"
     result = Ended(status=status, out=out.decode(), err=err.decode())
     assert "Traceback" not in result.err, result.err
     assert "this is a bug" not in result.err, result.err

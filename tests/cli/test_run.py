@@ -10,6 +10,7 @@ import pytest
 
 import batchflux
 from batchflux.sandbox import FaultRule, FaultScript, Latency, RunningSandbox, SandboxConfig, SandboxThread
+from tests.canary import CANARY
 from tests.cli.conftest import Command
 from tests.cli.driver import batchflux_command, started, wait_until, write_job
 
@@ -91,7 +92,7 @@ def test_until_submits_nothing_that_would_be_late(
     service: RunningSandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Where no prediction would be done by then, nothing is submitted: 3."""
-    monkeypatch.setenv("WAVESPEED_API_KEY", "a-key")
+    monkeypatch.setenv("WAVESPEED_API_KEY", CANARY)
     job = batchflux.load_job(_job(tmp_path, service))
     made = service.stats["submissions_received"]
     result = batchflux.run(job, batchflux.RunOptions(until_at_s=time.time() + 5))

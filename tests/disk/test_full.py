@@ -11,6 +11,7 @@ import pytest
 import batchflux
 from batchflux.core.errors import StorageError
 from batchflux.sandbox import SandboxThread
+from tests.canary import CANARY
 from tests.disk.test_failing import check_refusal
 from tests.disk.tight import FULL_AT
 from tests.kills.lives import Life, Plan
@@ -57,7 +58,7 @@ def test_files_that_may_not_grow(tmp_path: Path, victims: Victims, limit_bytes: 
 def test_too_little_room_to_begin_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing is submitted where the next images wouldn't fit, and the status says that it needs the user."""
     monkeypatch.setattr("batchflux.app.prepare.free_bytes", lambda path: 5 << 20)
-    monkeypatch.setenv("WAVESPEED_API_KEY", "a-key-for-loopback")
+    monkeypatch.setenv("WAVESPEED_API_KEY", CANARY)
     (tmp_path / "prompts.csv").write_text("prompt\na boat\n")
     (tmp_path / "job.yaml").write_text("prompts: {path: prompts.csv}\noutput: {dir: run}\n")
     with SandboxThread() as sandbox:

@@ -14,6 +14,7 @@ from batchflux.io.checkpoint import CheckpointWriter, read_facts
 from batchflux.io.client import ApiKey, Client
 from batchflux.io.downloads import Downloader
 from batchflux.sandbox import FaultRule, FaultScript, Latency, RunningSandbox, SandboxConfig
+from tests.canary import CANARY
 from tests.engine.fakes import Images, Scene
 
 FAST = Latency(median_s=0)
@@ -30,7 +31,7 @@ def rehearse(config: SandboxConfig, scene: Scene) -> tuple[Scene, dict[str, Any]
     """Play a scene against a sandbox; return it with the sandbox's own counts."""
 
     async def play() -> tuple[Scene, dict[str, Any]]:
-        async with RunningSandbox(config) as sandbox, Client(ApiKey("any")) as client:
+        async with RunningSandbox(config) as sandbox, Client(ApiKey(CANARY)) as client:
             scene.transport, scene.base_url = client, sandbox.base_url
             await scene.play()
             return scene, dict(sandbox.stats)
@@ -149,7 +150,7 @@ def test_with_the_real_checkpoint_and_files(tmp_path: Path) -> None:
         config = SandboxConfig(latency=FAST, image_size=64)
         async with (
             RunningSandbox(config) as sandbox,
-            Client(ApiKey("any")) as client,
+            Client(ApiKey(CANARY)) as client,
             Downloader(tmp_path, allow_loopback=True) as downloader,
         ):
             writer = CheckpointWriter.open(tmp_path, "job")

@@ -24,10 +24,10 @@ from batchflux.core.protocol import (
     decipher_submit,
 )
 from batchflux.io.client import ApiKey, Client
+from tests.canary import CANARY
 from tests.core.answers import ID, answer, prediction_data
 from tests.io.raw import Act, RawServer, Turn, reset, respond, say
 
-CANARY = "wsk_canary_0123456789abcdef0123456789abcdef"
 GOOD = answer(prediction_data()).body
 
 

@@ -7,8 +7,7 @@ import pytest
 from batchflux.core.protocol import HttpAnswer
 from batchflux.core.quotes import build_balance
 from batchflux.io.client import ApiKey, Client
-
-CANARY = "wsk_live_0123456789abcdef0123456789abcdef"
+from tests.canary import CANARY
 
 
 async def _ask(answer: bytes, key: str) -> HttpAnswer:

@@ -19,6 +19,7 @@ from batchflux.io import downloads
 from batchflux.io.client import ApiKey, Client
 from batchflux.io.downloads import Downloader
 from batchflux.sandbox import FaultRule, FaultScript, Latency, RunningSandbox, SandboxConfig
+from tests.canary import CANARY
 from tests.io.raw import Act, RawServer, Turn, respond, say
 from tests.io.test_images import picture
 
@@ -69,7 +70,7 @@ def test_a_sandboxs_image_is_saved_whole(tmp_path: Path) -> None:
 
     async def scene() -> tuple[SavedFile | Fault, bytes]:
         config = SandboxConfig(latency=Latency(median_s=0))
-        async with RunningSandbox(config) as sandbox, Client(ApiKey("any")) as client:
+        async with RunningSandbox(config) as sandbox, Client(ApiKey(CANARY)) as client:
             body = encode_body({"prompt": "An owl", "seed": 7})
             taken = decipher_submit(await client.send(build_submit(sandbox.base_url, MODEL, body)))
             assert isinstance(taken, Accepted)
@@ -208,7 +209,7 @@ def test_the_sandboxs_own_faults(tmp_path: Path) -> None:
 
     async def scene() -> list[SavedFile | Fault]:
         config = SandboxConfig(latency=Latency(median_s=0), faults=FaultScript(rules=rules))
-        async with RunningSandbox(config) as sandbox, Client(ApiKey("any")) as client:
+        async with RunningSandbox(config) as sandbox, Client(ApiKey(CANARY)) as client:
             body = encode_body({"prompt": "An owl", "seed": 7})
             taken = decipher_submit(await client.send(build_submit(sandbox.base_url, MODEL, body)))
             assert isinstance(taken, Accepted)

@@ -17,6 +17,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, NoReturn, Self
 
+from tests.canary import CANARY
 from tests.kills.points import Points, Strike
 
 __all__ = ["End", "Victims"]
@@ -59,7 +60,7 @@ class Victims:
         environment = {
             **os.environ,
             "PYTHONPATH": str(ROOT),
-            "WAVESPEED_API_KEY": "a-key-for-loopback",
+            "WAVESPEED_API_KEY": CANARY,
             "OPENBLAS_NUM_THREADS": "1",  # no thread may live when the server forks
             "OMP_NUM_THREADS": "1",
         }
