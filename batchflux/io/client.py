@@ -8,6 +8,7 @@ of requests to the API's own origin.
 
 import os
 import ssl
+import traceback
 from pathlib import Path
 from types import SimpleNamespace, TracebackType
 from typing import Self
@@ -27,6 +28,15 @@ _GET_TIMEOUT = aiohttp.ClientTimeout(total=30, sock_connect=10, sock_read=20)
 _LEAST_SECRET_CHARS = 16
 
 
+class _Bearer(str):
+    """A header's value that is sent whole and shows nothing where a library or a debugger prints it."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return "'Bearer ***'"
+
+
 class ApiKey:
     """The account's key. It shows itself as *** wherever it is printed; `header` is its only way out."""
 
@@ -38,19 +48,23 @@ class ApiKey:
     @classmethod
     def from_environment(cls, name: str) -> Self:
         """Read the key from an environment variable. Raises UsageError where it is missing or can't be a header."""
-        value = os.environ.get(name, "").strip()
-        if not value:
+        # No variable here holds the plain value: tools that print tracebacks print variables too.
+        key = cls(os.environ.get(name, "").strip())
+        if not key._value:
             raise UsageError(
                 f"no API key: the environment variable {name} is not set; export {name}=..., "
                 "or try the job without a key: add --sandbox"
             )
-        if not value.isascii() or not value.isprintable() or set(value) & set(" \"'"):
+        if not key._is_plausible():
             raise UsageError(f"the key in {name} holds characters that no key has (spaces, quotes, line ends?)")
-        return cls(value)
+        return key
+
+    def _is_plausible(self) -> bool:
+        return self._value.isascii() and self._value.isprintable() and not set(self._value) & set(" \"'")
 
     def header(self) -> dict[str, str]:
         """Return the Authorization header."""
-        return {"Authorization": f"Bearer {self._value}"}
+        return {"Authorization": _Bearer(f"Bearer {self._value}")}
 
     def blot_out(self, text: str) -> str:
         """Return text that came from outside without the key, should it have been echoed."""
@@ -73,22 +87,22 @@ class Client:
     """One run's HTTP connections to the service; an async context manager.
 
     `proxy` and `ca_file` are the spec's: an HTTP proxy for all requests, and a file of certificates to trust besides
-    the system's.
+    the system's. `proxy` and `tls` are for the downloads too.
     """
 
     def __init__(self, key: ApiKey, *, proxy: str | None = None, ca_file: Path | None = None) -> None:
-        self._key, self._proxy = key, proxy
-        self._ssl = ssl.create_default_context()
+        self._key, self.proxy = key, proxy
+        self.tls = ssl.create_default_context()
         if ca_file is not None:
             try:
-                self._ssl.load_verify_locations(cafile=ca_file)
+                self.tls.load_verify_locations(cafile=ca_file)
             except (OSError, ssl.SSLError) as error:
                 raise UsageError(f"api.ca_file: {ca_file} can't be read as certificates: {error}") from None
 
     async def __aenter__(self) -> Self:
-        self._posting = self._session(aiohttp.TCPConnector(limit=0, force_close=True, ssl=self._ssl), _POST_TIMEOUT)
+        self._posting = self._session(aiohttp.TCPConnector(limit=0, force_close=True, ssl=self.tls), _POST_TIMEOUT)
         self._asking = self._session(
-            aiohttp.TCPConnector(limit=0, limit_per_host=0, ssl=self._ssl, keepalive_timeout=30), _GET_TIMEOUT
+            aiohttp.TCPConnector(limit=0, limit_per_host=0, ssl=self.tls, keepalive_timeout=30), _GET_TIMEOUT
         )
         return self
 
@@ -125,24 +139,32 @@ class Client:
                 data=request.body,
                 headers=headers,
                 allow_redirects=False,
-                proxy=self._proxy,
+                proxy=self.proxy,
                 trace_request_ctx=sent,
             ) as response:
                 body = await _read(response, request.max_answer_bytes)
                 if body is None:
                     return TransportFault(sent=True, message=f"an answer of over {request.max_answer_bytes} bytes")
-                location = response.headers.get("Location")
                 return HttpAnswer(
                     status=response.status,
                     body=self._key.blot_out_bytes(body),
-                    retry_after=response.headers.get("Retry-After"),
-                    date=response.headers.get("Date"),
-                    location=None if location is None else self._key.blot_out(location),
+                    retry_after=self._header_of(response, "Retry-After"),
+                    date=self._header_of(response, "Date"),
+                    location=self._header_of(response, "Location"),
                 )
         except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
             # The hook fires before the first byte leaves: only its absence proves that nothing was sent. What aiohttp
             # calls status 400 here is its own parse error, never the service's word.
             return TransportFault(sent=bool(sent), message=self._key.blot_out(_words(error)))
+        except BaseException as error:
+            # What goes on upward (a cancellation, a bug) must not carry aiohttp's own variables, the request's bytes
+            # among them, to whoever prints tracebacks with variables.
+            _clear_variables(error)
+            raise
+
+    def _header_of(self, response: aiohttp.ClientResponse, name: str) -> str | None:
+        value = response.headers.get(name)
+        return None if value is None else self._key.blot_out(value)
 
 
 async def _note_sent(
@@ -162,6 +184,13 @@ async def _read(response: aiohttp.ClientResponse, most_bytes: int) -> bytes | No
             return None
         parts.append(part)
     return b"".join(parts)
+
+
+def _clear_variables(error: BaseException | None) -> None:
+    """Empty the frames that an exception, and those that led to it, came through; their lines stay."""
+    while error is not None:
+        traceback.clear_frames(error.__traceback__)
+        error = error.__cause__ or error.__context__
 
 
 def _words(error: Exception) -> str:
