@@ -66,7 +66,9 @@ async def spend(
         max_cells=options.limit,
         until_s=None if options.until_at_s is None else loop.time() + options.until_at_s - time.time(),
     )
-    async with Downloader(job.run_dir, allow_loopback=session.is_loopback, proxy=spec.api.proxy) as downloader:
+    async with Downloader(
+        job.run_dir, allow_loopback=session.is_loopback, proxy=client.proxy, tls=client.tls
+    ) as downloader:
         pool = None
         harmed = pa.array([], pa.string())
         if options.download_only:

@@ -8,7 +8,9 @@ import asyncio
 import hashlib
 import ipaddress
 import os
+import secrets
 import socket
+import ssl
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
@@ -29,7 +31,8 @@ __all__ = ["Downloader"]
 
 _MAX_IMAGE_BYTES = 100 << 20  # a 1-megapixel PNG has 2 MB; this bounds what a wrong URL can cost
 _MAX_HOPS = 4
-_TIMEOUT = aiohttp.ClientTimeout(total=120, sock_connect=10, sock_read=30)
+# Slow is not silent: a thin line may take its time, but ten seconds without a byte are a host that hangs.
+_TIMEOUT = aiohttp.ClientTimeout(total=120, sock_connect=10, sock_read=10)
 
 
 class _Refused(OSError):
@@ -45,7 +48,10 @@ def _check_address(address: str, *, allow_loopback: bool) -> None:
 
 
 class _PublicResolver(AbstractResolver):
-    """Resolves names as usual and refuses those that point into private networks, but the proxy's, if there is one."""
+    """Resolves names as usual and refuses those that point into private networks, but the proxy's, if there is one.
+
+    With a proxy no other name is resolved here: where it lets an output's name lead is the proxy's to decide.
+    """
 
     def __init__(self, *, allow_loopback: bool, proxy: str | None) -> None:
         self._inner, self._allow_loopback = ThreadedResolver(), allow_loopback
@@ -64,15 +70,21 @@ class _PublicResolver(AbstractResolver):
 
 
 class Downloader:
-    """One run's connections to the hosts of outputs; an async context manager."""
+    """One run's connections to the hosts of outputs; an async context manager.
 
-    def __init__(self, run_dir: Path, *, allow_loopback: bool, proxy: str | None = None) -> None:
+    `proxy` and `tls` are those of the API's client; without `tls` the system's certificates are trusted.
+    """
+
+    def __init__(
+        self, run_dir: Path, *, allow_loopback: bool, proxy: str | None = None, tls: ssl.SSLContext | None = None
+    ) -> None:
         self._run_dir, self._allow_loopback, self._proxy = run_dir, allow_loopback, proxy
+        self._tls = tls or ssl.create_default_context()
 
     async def __aenter__(self) -> Self:
         resolver = _PublicResolver(allow_loopback=self._allow_loopback, proxy=self._proxy)
         self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=0, resolver=resolver),
+            connector=aiohttp.TCPConnector(limit=0, resolver=resolver, ssl=self._tls),
             timeout=_TIMEOUT,
             trust_env=False,
             cookie_jar=aiohttp.DummyCookieJar(),
@@ -152,7 +164,7 @@ async def _stream(response: aiohttp.ClientResponse, temporary: Path) -> str | Fa
     digest = hashlib.sha256()
     size = 0
     try:
-        file = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o644)
+        file = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o666)
     except OSError as error:
         raise _DiskError(error) from error
     try:
@@ -191,7 +203,7 @@ def _is_literal(host: str) -> bool:
 
 def _temporary_name(path: str) -> str:
     folder, _, name = path.rpartition("/")
-    return f"{folder}/.tmp-{name}"  # the prefix that a start sweeps
+    return f"{folder}/.tmp-{secrets.token_hex(4)}-{name}"  # the prefix that a start sweeps
 
 
 def _fault(message: str, *, code: int | None = None) -> Fault:
