@@ -20,7 +20,8 @@ from batchflux.engine.ports import Download, Downloads, Observer, Sink, Transpor
 __all__ = ["DownloadPool"]
 
 TRIES = 5
-_BACKOFF = Backoff(first_s=1.0, most_s=16.0, jitter=0.5)  # five tries within a minute
+_BACKOFF = Backoff(first_s=1.0, most_s=16.0, jitter=0.5)
+_WITHIN_S = 60.0  # no try begins later than this after the first: a host that hangs must not hold the run's end
 _FETCHERS = 12
 # What says that the URL is dead and not the line: a fresh query gives a fresh URL, for as long as the service keeps it.
 _DEAD = frozenset({403, 404, 410})
@@ -104,6 +105,8 @@ class DownloadPool:
         name = partial(_name, item, number + 1)
         refreshed = False
         fault = Fault(kind="download", message="not tried")
+        loop = asyncio.get_running_loop()
+        until_s = loop.time() + _WITHIN_S
         for tries in range(1, TRIES + 1):
             found = await self.downloads.save(urls[number], name)
             if isinstance(found, SavedFile):
@@ -118,8 +121,10 @@ class DownloadPool:
                     continue
                 if fault.code in _DEAD:
                     break
-            if tries < TRIES:
-                await asyncio.sleep(_BACKOFF.wait_s(tries, dice=self.dice()))
+            wait_s = _BACKOFF.wait_s(tries, dice=self.dice())
+            if tries == TRIES or loop.time() + wait_s > until_s:
+                break
+            await asyncio.sleep(wait_s)
         return fault
 
     async def _fresh_urls(self, item: Download) -> tuple[str, ...]:

@@ -60,6 +60,15 @@ def test_a_download_is_tried_five_times_within_a_minute() -> None:
     assert scene.stop is None
 
 
+def test_a_host_that_hangs_holds_nobody_for_minutes() -> None:
+    """Where each try takes its time to fail, no try begins later than a minute after the first."""
+    images = Images(fate=lambda url, tries: BROKEN, seconds=25.0)
+    scene = play(Scene(cells=0, images=images, backlog=[old_download()]))
+    assert images.tried_at_s[-1] - images.tried_at_s[0] <= 60
+    assert 2 <= sum(images.tries.values()) <= 3
+    assert scene.sink.of(FactKind.FILES)[0].error == BROKEN.message
+
+
 def test_a_download_that_works_at_last() -> None:
     """A passing trouble is no fault."""
     images = Images(fate=lambda url, tries: BROKEN if tries < 5 else None)
