@@ -21,7 +21,7 @@ from batchflux.io.facts import CHECKPOINT_DIR, JOURNAL_DIR, read_state
 from batchflux.io.jobfile import dump_job
 from batchflux.io.parts import empty_table
 from batchflux.io.prompts import open_table
-from batchflux.io.storage import make_dir, publish_bytes, publish_with, read_bytes, sweep_temporaries
+from batchflux.io.storage import list_names, make_dir, publish_bytes, publish_with, read_bytes, sweep_temporaries
 
 __all__ = [
     "IDENTITY_FILE",
@@ -96,17 +96,25 @@ def freeze_job(job: Job) -> Job:
     From here on nothing depends on the files that the user may edit while the run is at work. Raises StorageError,
     and UsageError where the table was edited since it was read.
     """
+    _sweep(job.run_dir)
     if job.is_run_dir and job.run_dir.resolve() == job.path.parent.resolve():
         return job
     job.check_unchanged()
-    for folder in (job.run_dir, job.run_dir / "images"):
-        sweep_temporaries(folder)
     _freeze_table(job)
     prompts = job.spec.prompts.model_copy(update={"path": (PROMPTS_FILE,), "limit": None, "sample": None})
     spec = replace(job.spec, prompts=prompts, output=replace(job.spec.output, dir=Path(".")))
     head = f"# {job.name}: the spec as it runs here. `batchflux run` on this folder goes on with exactly this.\n"
     publish_bytes(job.run_dir / JOB_FILE, (head + dump_job(resolved_mapping(spec))).encode())
     return replace(job, table=open_table([job.run_dir / PROMPTS_FILE]), selected=None)
+
+
+def _sweep(run_dir: Path) -> None:
+    """Remove what a killed run left half-written: beside its papers and among its images."""
+    images = run_dir / "images"
+    # What a link among them leads to isn't ours to tidy.
+    inside = [path for name in list_names(images) if (path := images / name).is_dir() and not path.is_symlink()]
+    for folder in (run_dir, images, *inside):
+        sweep_temporaries(folder)
 
 
 def _freeze_table(job: Job) -> None:
