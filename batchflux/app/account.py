@@ -143,11 +143,7 @@ def _service(
             yield process.base_url, ApiKey("sandbox")
         return
     check_origin(job.run_dir, identity, origin=api.origin)
-    if not (api.is_default_host or api.is_loopback or api.host in allow_hosts):
-        raise UsageError(
-            f"api.base_url names the host {api.host}, which would be sent your key; "
-            f"if you trust it, add --allow-host {api.host}"
-        )
+    api.check_trusted(allow_hosts)
     yield api.base_url, ApiKey.from_environment(api.key_env)
 
 

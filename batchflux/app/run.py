@@ -22,7 +22,6 @@ from batchflux.app.spend import spend
 from batchflux.app.stopping import Bell
 from batchflux.app.summary import Result, summarise
 from batchflux.app.torn import look_up
-from batchflux.core.errors import UsageError
 from batchflux.core.model import CellStatus
 from batchflux.io.checkpoint import CheckpointWriter
 from batchflux.io.client import ApiKey, Client
@@ -176,13 +175,8 @@ def _start_sandbox(job: Job, options: RunOptions, stack: ExitStack) -> str:
 
 def _key(job: Job, options: RunOptions) -> ApiKey:
     """Return the key for a host that may have it. Raises UsageError."""
-    api = job.spec.api
-    if not (api.is_default_host or api.is_loopback or api.host in options.allow_hosts):
-        raise UsageError(
-            f"api.base_url names the host {api.host}, which would be sent your key; "
-            f"if you trust it, add --allow-host {api.host}"
-        )
-    return ApiKey.from_environment(api.key_env)
+    job.spec.api.check_trusted(options.allow_hosts)
+    return ApiKey.from_environment(job.spec.api.key_env)
 
 
 @asynccontextmanager

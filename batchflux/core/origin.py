@@ -5,14 +5,17 @@ since a spec is shared. URLs that are refused for what may be a secret are never
 """
 
 import re
+from collections.abc import Collection
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from urllib.parse import SplitResult, urlsplit
 
+from batchflux.core.errors import UsageError
 from batchflux.core.findings import BadValue, describe
 
 __all__ = [
     "DEFAULT_BASE_URL",
     "DEFAULT_HOST",
+    "check_trusted",
     "host_of",
     "is_loopback_host",
     "origin_of",
@@ -46,6 +49,29 @@ def parse_proxy(value: object) -> str:
     if url.path not in ("", "/") or url.query or url.fragment:
         raise BadValue("has more than a host and a port", "write it like http://proxy:3128")
     return url.geturl().rstrip("/")
+
+
+def check_trusted(base_url: str, *, proxy: str | None, ca_file: str | None, allow_hosts: Collection[str]) -> None:
+    """Raise UsageError unless whoever could read the key is the service, this machine, or a host that the user named.
+
+    A spec may come from a stranger. A proxy of its choice reads what isn't encrypted, and everything where the spec
+    says too whose certificates are believed.
+    """
+    host = host_of(base_url)
+    is_service = origin_of(base_url) == origin_of(DEFAULT_BASE_URL)
+    if not (is_service or is_loopback_host(host) or host in allow_hosts):
+        raise UsageError(
+            f"api.base_url names the host {host}, which would be sent your key; "
+            f"if you trust it, add --allow-host {host}"
+        )
+    between = host_of(proxy) if proxy is not None else "localhost"
+    is_readable = ca_file is not None or urlsplit(base_url).scheme == "http"
+    if is_readable and not (is_loopback_host(between) or between in allow_hosts):
+        how = "since api.ca_file says whom to believe" if ca_file is not None else "since api.base_url is plain http"
+        raise UsageError(
+            f"api.proxy names the host {between}, which could read your key, {how}; "
+            f"if you trust it, add --allow-host {between}"
+        )
 
 
 def is_loopback_host(host: str) -> bool:

@@ -5,6 +5,7 @@ One key is read here by itself; what keys mean together is decided in `spec`. Ev
 said. Reads no files.
 """
 
+from collections.abc import Collection
 from typing import Annotated, Any, Literal, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field, PlainValidator, WithJsonSchema, model_validator
@@ -14,6 +15,7 @@ from batchflux.core.catalog import DEFAULT_MODEL
 from batchflux.core.origin import (
     DEFAULT_BASE_URL,
     DEFAULT_HOST,
+    check_trusted,
     host_of,
     is_loopback_host,
     origin_of,
@@ -171,6 +173,10 @@ class Api(_Form):
     def is_loopback(self) -> bool:
         """Whether the API runs on this machine."""
         return is_loopback_host(self.host)
+
+    def check_trusted(self, allow_hosts: Collection[str]) -> None:
+        """Raise UsageError where a host that the user didn't name could read the key."""
+        check_trusted(self.base_url, proxy=self.proxy, ca_file=self.ca_file, allow_hosts=allow_hosts)
 
 
 class Sample(_Form):
