@@ -39,12 +39,31 @@ class _Refused(OSError):
     """An address that outputs are not fetched from."""
 
 
+_NAT64 = ipaddress.IPv6Network("64:ff9b::/96")  # RFC 6052: an IPv4 host as a network without IPv4 sees it
+_PUBLIC_IPV6 = ipaddress.IPv6Network("2000::/3")  # all that is given out to anybody
+_PROTOCOLS = ipaddress.IPv4Network("192.0.0.0/24")  # RFC 6890; `is_global` knows it in newer Pythons only
+
+
 def _check_address(address: str, *, allow_loopback: bool) -> None:
     parsed = ipaddress.ip_address(address.split("%", maxsplit=1)[0])
+    plain = _carried(parsed)
+    is_public = plain.is_global and not plain.is_multicast
+    is_public &= plain in _PUBLIC_IPV6 if isinstance(plain, ipaddress.IPv6Address) else plain not in _PROTOCOLS
     mapped = parsed.ipv4_mapped if isinstance(parsed, ipaddress.IPv6Address) else None
-    plain = mapped or parsed
-    if not (plain.is_global and not plain.is_multicast) and not (allow_loopback and plain.is_loopback):
+    if not is_public and not (allow_loopback and (mapped or parsed).is_loopback):
         raise _Refused(f"{address} is an address of a private network; outputs are not fetched from there")
+
+
+def _carried(
+    address: ipaddress.IPv4Address | ipaddress.IPv6Address,
+) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
+    """Return the IPv4 address that an IPv6 one leads to, where it carries one, else the address itself."""
+    if isinstance(address, ipaddress.IPv4Address):
+        return address
+    if address in _NAT64:
+        return ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
+    teredo = address.teredo[1] if address.teredo is not None else None
+    return address.ipv4_mapped or address.sixtofour or teredo or address
 
 
 class _PublicResolver(AbstractResolver):
