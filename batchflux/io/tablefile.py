@@ -43,6 +43,9 @@ Compression = Literal["gzip", "zstd"]
 PART_BYTES: Final = 1 << 20
 # One row may be this large; beyond it a quote was left open or the file is no table, and memory stays bounded.
 MAX_RECORD_BYTES: Final = 16 << 20
+# Words pack to a tenth, a table that repeats itself to a hundredth; a bomb of a few MB would fill memory for hours.
+_MOST_UNPACKED: Final = 200
+_UNPACKED_ANYWAY_BYTES: Final = 256 << 20
 # More faults of one file than this are counted, not listed: the first ones tell what is wrong.
 LISTED_FAULTS: Final = 20
 
@@ -175,6 +178,8 @@ class TextStream:
     def __init__(self, stream: _Readable, *, source: Source) -> None:
         self._stream = stream
         self._source = source
+        self._unpacked_bytes = 0
+        self._most_bytes = max(_UNPACKED_ANYWAY_BYTES, _MOST_UNPACKED * source.stamp[2]) if source.compression else None
         self.offset = 0
 
     def read(self, size_bytes: int) -> bytes:
@@ -199,6 +204,10 @@ class TextStream:
             while size_bytes and (block := self._stream.read(size_bytes)):
                 blocks.append(block)
                 size_bytes -= len(block)
+                self._unpacked_bytes += len(block)
+                if self._most_bytes is not None and self._unpacked_bytes > self._most_bytes:
+                    what = f"unpacks to more than {_MOST_UNPACKED} times its size, as no table of prompts does"
+                    raise refusal(self._source.name, what, instead="give the table unpacked if it really is one")
         except (OSError, EOFError, zlib.error) as error:
             raise _unreadable(self._source, error) from error
         return b"".join(blocks)
