@@ -142,13 +142,20 @@ class SandboxProcess:
         # The child must import the batchflux that this is, wherever the caller's working directory is.
         home = str(Path(__file__).resolve().parents[2])
         path = os.pathsep.join(part for part in (home, os.environ.get("PYTHONPATH", "")) if part)
-        self._child = subprocess.Popen(  # noqa: S603 - our own interpreter and module
-            self._command,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            env={**os.environ, "PYTHONPATH": path},
-        )
+        reason = ""
+        try:
+            self._child = subprocess.Popen(  # noqa: S603 - our own interpreter and module
+                self._command,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                text=True,
+                env={**os.environ, "PYTHONPATH": path},
+            )
+        except OSError as error:
+            reason = str(error)
+        if self._child is None:
+            # Raised out here, for the frames behind the other exception hold the environment, a key and all.
+            raise UsageError(f"the sandbox did not start: {reason}")
         line = self._child.stdout.readline() if self._child.stdout else ""
         if not line:
             status = self._end()

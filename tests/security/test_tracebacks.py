@@ -1,6 +1,7 @@
 """Tracebacks with the variables of their frames, as error trackers and notebooks print them: the key is in none."""
 
 import asyncio
+import errno
 import gc
 import json
 import logging
@@ -8,7 +9,7 @@ import sys
 import threading
 import traceback
 import warnings
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +17,18 @@ import aiohttp
 import pytest
 from aiohttp import client_reqrep, http_writer
 
-from batchflux.core.errors import UsageError
+import batchflux
+from batchflux.app import run as run_module
+from batchflux.core.errors import BatchfluxError, UsageError
 from batchflux.core.protocol import HttpRequest, TransportFault
+from batchflux.engine import local
 from batchflux.io import client as client_module
+from batchflux.io import downloads, storage
 from batchflux.io.client import ApiKey, Client
+from batchflux.io.runlog import RunLog
+from tests.app.service import quick_service, write_spec
 from tests.canary import CANARY, is_in
-from tests.io.raw import RawServer, Turn, respond, say
+from tests.io.raw import Act, RawServer, Turn, respond, say
 from tests.io.test_client import BROKEN, get, post
 
 TESTS = Path(__file__).parents[1]
@@ -41,6 +48,7 @@ def told(error: BaseException) -> str:
         lines += [repr(seen), repr(seen.args), repr(vars(seen))]
         frames = traceback.TracebackException.from_exception(seen, capture_locals=True).stack
         lines += [repr((frame.name, frame.line, frame.locals)) for frame in frames if not is_ours(frame.filename)]
+        lines += [told(inner) for inner in seen.exceptions] if isinstance(seen, BaseExceptionGroup) else []
         seen = seen.__cause__ or seen.__context__
     return "\n".join(lines)
 
@@ -149,20 +157,26 @@ def test_a_cancelled_request_shows_no_key() -> None:
 
 @pytest.mark.parametrize("act", BROKEN.values(), ids=BROKEN.keys())
 @pytest.mark.parametrize("build", [post, get])
-def test_no_failure_leaves_a_trace(act: Any, build: Callable[[str], HttpRequest]) -> None:
-    """Every broken answer becomes a value without a traceback; what caused it is gone, or shows nothing."""
-    caught: list[BaseException] = []
+def test_no_failure_leaves_a_trace(
+    act: Act, build: Callable[[str], HttpRequest], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every broken answer becomes a value; what aiohttp raised for it would have shown nothing either."""
+    raised: list[Exception] = []
+    real = client_module._words
 
-    async def scene() -> HttpRequest | object:
+    def words(error: Exception) -> str:
+        raised.append(error)
+        return real(error)
+
+    async def scene() -> object:
+        monkeypatch.setattr(client_module, "_words", words)
         async with RawServer(act=act) as server, Client(ApiKey(CANARY)) as client:
-            found = await client.send(build(server.origin))
-            caught.extend(each for each in gc.get_objects() if isinstance(each, aiohttp.ClientError))
-            return found
+            return await client.send(build(server.origin))
 
     found = asyncio.run(scene())
     assert isinstance(found, TransportFault)
-    assert not is_in(repr(found))
-    assert not any(is_in(told(error)) for error in caught if error.__traceback__ is not None)
+    assert raised
+    assert not is_in(repr(found) + "".join(map(told, raised)))
 
 
 @pytest.mark.parametrize("value", [f'"{CANARY}"', f"{CANARY} {CANARY}", f"{CANARY}ключ"])
@@ -186,7 +200,7 @@ def test_logs_warnings_and_hooks_hear_no_key(caplog: pytest.LogCaptureFixture) -
         if (error := context.get("exception")) is not None:
             heard.append(told(error))
 
-    async def scene(send: Callable[[Client, str], Awaitable[object]]) -> None:
+    async def scene(send: Callable[[Client, str], Coroutine[Any, Any, object]]) -> None:
         loop = asyncio.get_running_loop()
         loop.set_debug(True)
         loop.slow_callback_duration = 0.0  # every step is a slow one, and logged
@@ -233,3 +247,48 @@ def test_logs_warnings_and_hooks_hear_no_key(caplog: pytest.LogCaptureFixture) -
     assert "asyncio" in caplog.text
     everything = [*heard, *(str(each) for each in warned), *(repr(vars(record)) for record in caplog.records)]
     assert not is_in("\n".join([*everything, caplog.text]))
+
+
+def break_(owner: Any, name: str) -> Callable[[pytest.MonkeyPatch], None]:
+    """Return what lets a function raise what nobody expects."""
+
+    def fail(*args: object, **options: object) -> None:
+        raise Refusal
+
+    return lambda patch: patch.setattr(owner, name, fail)
+
+
+RUNS: dict[str, tuple[dict[str, Any], Callable[[pytest.MonkeyPatch], None]]] = {
+    "no sandbox": ({"sandbox": True}, lambda patch: patch.setattr(sys, "executable", "/nowhere/python")),
+    "another host": ({"api.base_url": "https://gateway.example"}, lambda patch: None),
+    "no certificates": ({"api.ca_file": "/nowhere/ca.pem"}, lambda patch: None),
+    "no key": ({"api.key_env": "NO_SUCH_KEY"}, lambda patch: None),
+    "a bug in the client": ({}, break_(client_module, "_read")),
+    "a bug in the engine": ({}, break_(local.Engine, "run")),
+    "a bug in the log": ({}, break_(RunLog, "fact")),
+    "a bug in the downloads": ({}, break_(downloads, "inspect_image")),
+    "a bug after the run": ({}, break_(run_module, "publish_results")),
+    "a disk that fails": ({}, lambda patch: patch.setattr(storage, "sync_dir", failing_disk)),
+}
+
+
+def failing_disk(folder: Path) -> None:
+    """Refuse as a broken disk does."""
+    raise OSError(errno.EIO, "broken")
+
+
+@pytest.mark.security(5)
+@pytest.mark.parametrize("name", RUNS)
+def test_whatever_ends_a_run_shows_no_key(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From Python, where a notebook or an error tracker prints all frames' variables: each way in which a run fails."""
+    overrides, break_it = RUNS[name]
+    options = batchflux.RunOptions(sandbox=bool(overrides.get("sandbox")))
+    with quick_service() as service:
+        spec = write_spec(tmp_path, service, "prompt\na kite\n", output={"dir": "out"})
+        job = batchflux.load_job(spec, {key: value for key, value in overrides.items() if key != "sandbox"})
+        break_it(monkeypatch)
+        with pytest.raises((BatchfluxError, Refusal, BaseExceptionGroup)) as caught:
+            batchflux.run(job, options)
+        monkeypatch.undo()
+    assert not is_in(told(caught.value))
+    assert not is_in(str(caught.value))
