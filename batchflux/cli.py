@@ -5,6 +5,7 @@ Standard output carries results, standard error everything else. Heavy modules a
 
 import os
 import re
+import resource
 import signal
 import sys
 import unicodedata
@@ -25,6 +26,8 @@ _ISSUES = "this is a bug in batchflux; what was durable is safe, and the same co
 
 def main() -> NoReturn:
     """Run the command line and exit."""
+    # A crash must write no image of this process's memory, which holds the key.
+    resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
     try:
         # Not `_cli.main`, which ends a broken pipe with 1: that says of a run that cells have failed.
         with _cli.make_context("batchflux", sys.argv[1:]) as context:
@@ -194,7 +197,7 @@ def run(job: Path, out: Path | None, settings: tuple[str, ...], concurrency: int
             loaded,
             run_options,
             ask=_asker(yes=yes or has_budget),
-            observe=None if quiet else _observer(loaded.name),
+            observe=None if quiet else _observer(_harmless(loaded.name)),
             on_plan=None if quiet else _show_plan,
             on_notice=None if quiet else _say,
         )
