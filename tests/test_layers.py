@@ -104,6 +104,7 @@ def test_the_core_is_pure() -> None:
     )
 
 
+@pytest.mark.security(35)
 def test_one_place_sends_requests_and_one_fetches_files() -> None:
     """Only the client sends requests, in one call, and only the downloader gets files: so one place alone can POST."""
     others = {path for path in MODULES if _room(path) != "sandbox"}
@@ -124,6 +125,7 @@ def test_one_place_sends_requests_and_one_fetches_files() -> None:
     assert gets == {"io/downloads.py"}
 
 
+@pytest.mark.security(35)
 def test_nothing_around_the_post_tries_again() -> None:
     """The call that sends stands in no loop: one request built is one request sent."""
     tree = ast.parse((PACKAGE / "io/client.py").read_text(encoding="utf-8"))

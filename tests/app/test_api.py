@@ -13,6 +13,7 @@ import pytest
 import batchflux
 from batchflux.sandbox import FaultRule, RunningSandbox
 from tests.app.service import quick_service, write_spec
+from tests.canary import CANARY
 from tests.cli.driver import wait_until
 
 # The big example of the interface, with the keys that it shows as comments taken up in other tests.
@@ -156,7 +157,7 @@ def test_errors_are_of_one_family(service: RunningSandbox, tmp_path: Path, monke
     monkeypatch.delenv("WAVESPEED_API_KEY")
     with pytest.raises(batchflux.UsageError, match="WAVESPEED_API_KEY"):
         batchflux.run(job)
-    monkeypatch.setenv("WAVESPEED_API_KEY", "k")
+    monkeypatch.setenv("WAVESPEED_API_KEY", CANARY)
     batchflux.run(job)
     other = batchflux.load_job(job.path, {"api.base_url": "http://127.0.0.1:1/api/v3"})
     with pytest.raises(batchflux.ForeignRunDir):

@@ -53,6 +53,7 @@ class _Shop:
             return run.wait()
 
 
+@pytest.mark.security(32)
 def test_without_a_terminal_a_bound_or_a_yes_is_needed(paid: Command, tmp_path: Path) -> None:
     """2 and how to say it; a budget agrees to no more than itself, so the next run is asked again."""
     with ExitStack() as stack:
@@ -93,6 +94,7 @@ def test_what_was_agreed_to_is_asked_once(paid: Command, tmp_path: Path) -> None
         assert (shop.run().status, shop.made) == (0, made)
 
 
+@pytest.mark.security(32)
 @pytest.mark.parametrize(("typed", "status", "made"), [("y\n", 0, 4), ("n\n", 2, 0), ("\n", 2, 0), ("\x03", 130, 0)])
 def test_the_question(tmp_path: Path, typed: str, status: int, made: int) -> None:
     """A terminal is told cells, images, cost and balance, and asked; no, nothing and Ctrl-C spend nothing."""

@@ -226,6 +226,7 @@ def test_a_service_that_is_not_there_is_4(command: Command, tmp_path: Path) -> N
     assert "the service is gone" in done.document["stopped"]
 
 
+@pytest.mark.security(8)
 def test_what_is_refused_leaves_no_trace(command: Command, service: RunningSandbox, tmp_path: Path) -> None:
     """No key, a host that isn't trusted: 2, and no run directory that would be bound to anything."""
     job = _job(tmp_path, service)

@@ -3,6 +3,7 @@
 import dataclasses
 import re
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -32,6 +33,7 @@ def test_a_ratio_and_a_path_are_made_harmless() -> None:
     assert image_path(hidden, {}, number=1, extension="png") == "images/3f/x_3fa91c0b52de.png"
 
 
+@pytest.mark.security(17)
 @given(st.text(max_size=300), st.dictionaries(st.text(max_size=60), values, max_size=6), st.integers(1, 9))
 def test_any_name_is_safe(prompt_id: str, labels: dict[str, JsonValue], number: int) -> None:
     """I03: whatever a row is called and an axis holds, the name is plain, in its folder and short enough."""

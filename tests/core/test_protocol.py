@@ -86,6 +86,7 @@ def test_text_goes_out_as_utf8_and_nan_not_at_all() -> None:
         encode_body({"guidance_scale": float("nan")})
 
 
+@pytest.mark.security(14)
 def test_the_other_requests() -> None:
     """Each query has its method and place; a prediction id can't climb out of its place in the path."""
     assert build_result(BASE, ID) == HttpRequest(method="GET", url=f"{BASE}/predictions/{ID}/result")
@@ -116,6 +117,7 @@ def test_every_response_field_of_the_page() -> None:
     )
 
 
+@pytest.mark.security(14)
 def test_urls_get_is_never_followed() -> None:
     """`data.urls.get` could point anywhere with our key: nothing of it is kept."""
     evil = prediction_data(urls={"get": "https://evil.example/steal"})

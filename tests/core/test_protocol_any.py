@@ -70,6 +70,7 @@ def test_nesting_at_the_edge_of_the_stack(depth: int, name: str) -> None:
             decipher(HttpAnswer(status=status, body=body))
 
 
+@pytest.mark.security(14)
 @given(answers)
 def test_accepted_has_a_usable_id(got: HttpAnswer) -> None:
     """An accepted prediction's id is safe in a path, and comes from a 2xx whose envelope says 200."""

@@ -279,6 +279,7 @@ def test_many_problems_are_cut_with_their_number() -> None:
     assert said[-1].endswith("949 more problems; mend these first")
 
 
+@pytest.mark.security(1)
 def test_no_message_repeats_a_secret() -> None:
     """A key in the wrong place never reaches the terminal or a log."""
     secret = "0123456789abcdef" * 2

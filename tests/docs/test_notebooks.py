@@ -15,6 +15,7 @@ def _read(path: Path) -> Any:
     return nbformat.read(path, as_version=4)
 
 
+@pytest.mark.security(21)
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_notebooks_are_kept_clean(path: Path) -> None:
     """A notebook in the repository has no outputs and no counts, so that a change of it is a change of its words."""

@@ -125,6 +125,7 @@ def test_no_connection_is_not_sent(url: str) -> None:
     asyncio.run(scene())
 
 
+@pytest.mark.security(10)
 def test_tls_to_a_plain_server_is_not_sent() -> None:
     """N06: a handshake that fails is no submission, and verification is never given up."""
 
@@ -201,6 +202,7 @@ def test_hints_before_the_answer_are_passed_over() -> None:
     assert isinstance(decipher_submit(found), Accepted | Unanswered)
 
 
+@pytest.mark.security(12)
 @pytest.mark.parametrize("claims", [True, False])
 def test_a_body_without_end_is_bounded(*, claims: bool) -> None:
     """H23: reading stops at the bound, whatever a length claims, and the rest is never taken in."""
@@ -233,6 +235,7 @@ def test_an_answer_of_just_the_bound_is_whole() -> None:
     assert isinstance(asyncio.run(scene(1)), TransportFault)
 
 
+@pytest.mark.security(12)
 @pytest.mark.parametrize("encoding", ["gzip", "deflate", "br", "zstd"])
 def test_an_encoding_that_nobody_asked_for_stays_packed(encoding: str) -> None:
     """H24: identity is asked for, so a packed answer isn't unpacked, be it a bomb or not: unanswered."""
@@ -272,6 +275,7 @@ def test_cancelling_passes_through() -> None:
 # ---------------------------------------------------------------------------------------------------- elsewhere
 
 
+@pytest.mark.security(9)
 @pytest.mark.parametrize("status", ["301 Moved", "302 Found", "303 See Other", "307 Temporary", "308 Permanent"])
 @pytest.mark.parametrize("method", ["POST", "GET"])
 def test_redirects_are_not_followed(status: str, method: str) -> None:
@@ -295,6 +299,7 @@ def test_redirects_are_not_followed(status: str, method: str) -> None:
     asyncio.run(scene())
 
 
+@pytest.mark.security(13)
 def test_cookies_are_not_kept() -> None:
     """H26: whatever is set, the next request carries none."""
     cookies = [f"Set-Cookie: c{n}=v; Path=/" for n in range(50)]
@@ -341,6 +346,7 @@ def test_queries_share_connections() -> None:
     asyncio.run(scene())
 
 
+@pytest.mark.security(11)
 def test_environment_proxies_and_netrc_are_not_read(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """N20: neither a proxy of the environment nor a .netrc changes where a request goes or what it carries."""
 
@@ -364,6 +370,7 @@ def test_environment_proxies_and_netrc_are_not_read(monkeypatch: pytest.MonkeyPa
     asyncio.run(scene())
 
 
+@pytest.mark.security(11)
 def test_a_stated_proxy_is_used() -> None:
     """The spec's proxy gets the request, whole address and all; one that refuses means that nothing was sent."""
 
@@ -392,6 +399,7 @@ def test_certificates_that_cannot_be_read(tmp_path: Path) -> None:
 # ---------------------------------------------------------------------------------------------------- the key
 
 
+@pytest.mark.security(2)
 def test_the_key_shows_in_nothing() -> None:
     """Printing, formatting, copying, pickling and dumping the key give nothing of it."""
     key = ApiKey(CANARY)
@@ -404,6 +412,8 @@ def test_the_key_shows_in_nothing() -> None:
     assert key.header() == {"Authorization": f"Bearer {CANARY}"}
 
 
+@pytest.mark.security(3)
+@pytest.mark.security(4)
 def test_the_key_stands_in_no_fault_log_or_traceback(caplog: pytest.LogCaptureFixture) -> None:
     """X01: each broken answer, with asyncio's and aiohttp's debug logs on, leaves no trace of the key."""
     caplog.set_level(logging.DEBUG)
@@ -426,6 +436,7 @@ def test_the_key_stands_in_no_fault_log_or_traceback(caplog: pytest.LogCaptureFi
     assert CANARY not in "\n".join([*shown, caplog.text])
 
 
+@pytest.mark.security(6)
 @pytest.mark.parametrize("where", ["body", "location"])
 def test_an_echoed_key_is_blotted_out(where: str) -> None:
     """X02: a service that repeats our header in its words doesn't carry the key into logs and manifests."""
@@ -459,6 +470,7 @@ def test_a_short_play_key_changes_no_answer() -> None:
     assert found.body == b'{"url":"/sandbox/1.png"}'
 
 
+@pytest.mark.security(1)
 @pytest.mark.parametrize(
     "value", ["", "  ", "two words", "line\nbreak", "tab\there", "ключ", "nul\x00", '"quoted"', "'quoted'", "a\u00a0b"]
 )

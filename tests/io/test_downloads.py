@@ -129,6 +129,7 @@ def test_a_second_download_replaces_the_first(tmp_path: Path) -> None:
 # ---------------------------------------------------------------------------------------------------- broken ones
 
 
+@pytest.mark.security(16)
 @pytest.mark.parametrize(
     "act",
     [
@@ -156,6 +157,8 @@ def test_a_status_is_told(status: str, tmp_path: Path) -> None:
     assert expect_fault(found, tmp_path, f"HTTP {status[:3]}").code == int(status[:3])
 
 
+@pytest.mark.security(12)
+@pytest.mark.security(15)
 def test_an_image_beyond_the_cap(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A stream without end stops at the cap and leaves nothing."""
     monkeypatch.setattr(downloads, "_MAX_IMAGE_BYTES", 1 << 20)
@@ -175,6 +178,7 @@ def test_an_image_beyond_the_cap(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert written < 16 << 20
 
 
+@pytest.mark.security(15)
 @pytest.mark.parametrize(
     "url",
     [
@@ -278,6 +282,7 @@ PRIVATE = [
 ]
 
 
+@pytest.mark.security(15)
 @pytest.mark.parametrize("host", [*PRIVATE, "2130706433", "0x7f000001", "127.1", "localhost"])
 def test_private_addresses_are_not_fetched_from(host: str, tmp_path: Path) -> None:
     """X08: literal, mapped, decimal, shortened and named addresses of private networks see no connection."""
@@ -291,6 +296,7 @@ def test_private_addresses_are_not_fetched_from(host: str, tmp_path: Path) -> No
     expect_fault(asyncio.run(scene()), tmp_path)
 
 
+@pytest.mark.security(15)
 @pytest.mark.parametrize("host", [host for host in PRIVATE if not host.startswith(("127.", "[::1]", "[::ffff:127"))])
 def test_loopback_is_all_that_a_rehearsal_adds(host: str, tmp_path: Path) -> None:
     """Where the API is on loopback its images may be, and still nothing else that is private."""
@@ -324,6 +330,7 @@ class FakeResolver:
         """Nothing is held."""
 
 
+@pytest.mark.security(15)
 @pytest.mark.parametrize("addresses", [["10.0.0.7"], ["93.184.215.14", "192.168.0.1"], ["::ffff:169.254.169.254"]])
 def test_names_that_point_into_private_networks(
     addresses: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -333,6 +340,7 @@ def test_names_that_point_into_private_networks(
     expect_fault(asyncio.run(fetch(tmp_path, "http://images.example/1.png")), tmp_path, "private network")
 
 
+@pytest.mark.security(15)
 def test_a_redirect_into_a_private_network(tmp_path: Path) -> None:
     """Each hop is checked like the first: a public host can't send us to the metadata service."""
     for place in ("http://169.254.169.254/latest", "http://[fd00::1]/", "//10.0.0.1/x"):

@@ -73,6 +73,7 @@ def test_what_is_no_plain_file_is_not_waited_for(tmp_path: Path, state: pa.Table
     assert [fault.kind for fault in faults(tmp_path, state)] == ["unreadable", "unreadable", "missing"]
 
 
+@pytest.mark.security(17)
 @pytest.mark.parametrize("path", ["../elsewhere.png", "images/../../elsewhere.png", "/etc/hostname"])
 def test_a_name_that_leads_out_is_not_followed(tmp_path: Path, path: str) -> None:
     """Facts that were forged name nothing outside the run directory."""

@@ -62,6 +62,7 @@ def test_what_is_no_image(data: bytes, words: str, tmp_path: Path) -> None:
         inspect(tmp_path, data)
 
 
+@pytest.mark.security(16)
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF"])
 def test_a_cut_image_is_no_image(kind: str, tmp_path: Path) -> None:
     """A body that ended too soon is told, wherever it was cut: at the head, in the middle, short of the end."""
@@ -99,6 +100,7 @@ def test_an_image_of_too_many_pixels(tmp_path: Path, monkeypatch: pytest.MonkeyP
         inspect(tmp_path, picture())
 
 
+@pytest.mark.security(15)
 def test_a_head_that_claims_a_bomb(tmp_path: Path) -> None:
     """A head of 60,000 × 60,000 pixels is refused before anything is unpacked."""
     whole = bytearray(picture("BMP"))

@@ -127,6 +127,7 @@ def test_a_folder_that_looks_like_a_pattern_is_a_folder(tmp_path: Path) -> None:
     assert data["output"]["dir"] == f"{tmp_path}/a[1]/out[*]"
 
 
+@pytest.mark.security(23)
 def test_a_home_folder_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """~/ is the home folder, as in a shell; variables are never expanded."""
     monkeypatch.setenv("HOME", str(tmp_path / "home"))

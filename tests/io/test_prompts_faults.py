@@ -228,6 +228,7 @@ def test_more_than_twenty_faults_are_counted(folder: Path) -> None:
     ]
 
 
+@pytest.mark.security(25)
 @pytest.mark.parametrize("name", ["endless.csv", "endless.tsv", "endless.jsonl"])
 def test_a_row_without_end_is_refused_at_a_bound(folder: Path, name: str) -> None:
     """A quote left open in a huge file, or a file that is one line, doesn't fill the memory."""
@@ -290,6 +291,7 @@ def test_files_that_are_no_tables(folder: Path) -> None:
     assert refused() == [f"prompts.path: no file is named; {_KNOWN}"]
 
 
+@pytest.mark.security(24)
 def test_a_parquet_file_that_is_none(folder: Path) -> None:
     """Text, an empty file, a truncated one and one with a flipped bit are refused, never half read."""
     ids = pa.array(range(5000))

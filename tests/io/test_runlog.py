@@ -44,6 +44,7 @@ def test_levels(level: LogLevel, cells: list[int], tmp_path: Path) -> None:
     assert all(line["at"].endswith("+00:00") for line in written)
 
 
+@pytest.mark.security(30)
 def test_what_a_line_says(tmp_path: Path) -> None:
     """Which cell, what, and why; a line break or an escape of the service's stays inside its line."""
     failed = write(tmp_path / "run.log", "warning")[0]

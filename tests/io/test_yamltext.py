@@ -229,6 +229,7 @@ _HOSTILE = {
 }
 
 
+@pytest.mark.security(22)
 @pytest.mark.parametrize("name", _HOSTILE)
 def test_a_hostile_text_is_refused_quickly(name: str) -> None:
     """Depth, aliases, sizes and sheer numbers end in a message, in far less than a person's patience."""

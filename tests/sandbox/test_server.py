@@ -315,6 +315,7 @@ def test_a_foreign_memory_is_refused(tmp_path: Path, line: bytes) -> None:
     assert (tmp_path / "ledger.jsonl").read_bytes() == line + line
 
 
+@pytest.mark.security(26)
 @pytest.mark.parametrize(
     "knobs",
     [

@@ -1,0 +1,85 @@
+"""What a run writes: where, for whom, and nothing anywhere else."""
+
+import os
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from batchflux.sandbox import Latency, SandboxConfig, SandboxThread
+from tests.cli.driver import TIMEOUT_S, environment, write_job
+
+# Every file that Python opens to write, renames, makes or removes, said before it happens.
+_WITNESS = """
+import os, sys
+witness = open(sys.argv.pop(1), "w")
+def hook(event, args):
+    names = []
+    if event == "open" and isinstance(args[0], (str, bytes)):
+        writes = args[2] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT) if isinstance(args[2], int) else 0
+        names = [args[0]] if writes or set(args[1] or "r") & set("wax+") else []
+    elif event in ("os.rename", "os.link", "os.symlink"):
+        names = list(args[:2])
+    elif event in ("os.mkdir", "os.remove", "os.truncate", "tempfile.mkstemp", "tempfile.mkdtemp"):
+        names = [args[0]]
+    for name in (name for name in names if not isinstance(name, int)):
+        witness.write(os.path.abspath(os.fsdecode(name)) + "\\n")
+        witness.flush()
+sys.addaudithook(hook)
+from batchflux.cli import main
+main()
+"""
+
+
+def run_to_its_end(folder: Path, *, umask: int = 0o022) -> list[Path]:
+    """Run a job with images in a process of its own, export its results, and return every path that it wrote to."""
+    for name in ("home", "tmp"):
+        (folder / name).mkdir()
+    alone = {"HOME": str(folder / "home"), "TMPDIR": str(folder / "tmp"), "PYTHONDONTWRITEBYTECODE": "1"}
+    witness = folder / "witness.txt"
+    with SandboxThread(SandboxConfig(latency=Latency(median_s=0))) as service:
+        job = write_job(
+            folder / "job", prompts=["a kite"] * 2, api={"base_url": service.base_url}, output={"dir": "out"}
+        )
+        done = subprocess.run(
+            [sys.executable, "-c", _WITNESS, witness, "run", job, "--quiet"],
+            cwd=folder / "home",
+            env=environment(alone),
+            umask=umask,
+            capture_output=True,
+            timeout=TIMEOUT_S,
+            check=False,
+        )
+    assert done.returncode == 0, done.stderr.decode()
+    return [Path(line) for line in witness.read_text().splitlines()]
+
+
+@pytest.mark.security(28)
+def test_nothing_is_written_but_in_the_run_directory(tmp_path: Path) -> None:
+    """No temporary folder of the system, no home, no cache: what a run touches lies in its own directory."""
+    touched = run_to_its_end(tmp_path)
+    out = tmp_path / "job" / "out"
+    assert len(touched) > 10
+    outside = {path for path in touched if not path.is_relative_to(out) and not path.is_relative_to("/dev")}
+    assert outside <= {tmp_path / "job"}  # the folder that the directory is made in is flushed
+    assert list((tmp_path / "home").iterdir()) == list((tmp_path / "tmp").iterdir()) == []
+    assert not list(out.rglob(".tmp-*"))
+    made = {path for path in tmp_path.rglob("*") if path.is_file() and not path.is_relative_to(out)}
+    assert made == {tmp_path / "witness.txt", tmp_path / "job" / "job.yaml", tmp_path / "job" / "p.csv"}
+
+
+@pytest.mark.security(27)
+@pytest.mark.parametrize("umask", [0o077, 0o027, 0o022])
+def test_nobody_gets_more_than_the_user_gives(umask: int, tmp_path: Path) -> None:
+    """The user's umask rules every file and folder: 077 hides all of a run, and no file is ever made executable."""
+    run_to_its_end(tmp_path, umask=umask)
+    out = tmp_path / "job" / "out"
+    paths = [out, *out.rglob("*")]
+    assert len(paths) > 10
+    for path in paths:
+        mode = stat.S_IMODE(path.stat().st_mode)
+        assert not mode & umask, f"{path}: {mode:o}"
+        assert path.is_dir() or not mode & 0o111, f"{path}: {mode:o}"
+        assert os.access(path, os.R_OK | os.W_OK)
