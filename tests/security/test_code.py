@@ -58,8 +58,9 @@ def test_one_reader_of_the_key() -> None:
         "os.environ.get('BATCHFLUX_LOG', 'info')",
         "os.environ.get('PYTHONPATH', '')",
     }
-    # The sandbox's process gets the environment whole; nothing of it is looked at.
-    assert files_with("environ") == {"cli.py", "io/client.py", "io/runlog.py", "sandbox/running.py"}
+    # The sandbox's process gets the environment whole; nothing of it is looked at. A command that is to be told of a
+    # run's end gets it without the key.
+    assert files_with("environ") == {"app/notify.py", "cli.py", "io/client.py", "io/runlog.py", "sandbox/running.py"}
 
 
 @pytest.mark.security(10)
@@ -91,7 +92,8 @@ def test_no_code_comes_from_data() -> None:
     for name, call, node in calls():
         assert call not in ("eval", "exec", "compile", "__import__", "breakpoint", "os.system", "os.popen"), name
         assert not call.endswith((".format", ".format_map")) or name == "app/starter.py", name  # a text of its own
-        assert not any(word.arg == "shell" for word in node.keywords), name
+        is_users_own = name == "app/notify.py"  # a command that the command line gave
+        assert is_users_own or not any(word.arg == "shell" for word in node.keywords), name
     modules = ("pickle", "marshal", "shelve", "dill", "cloudpickle", "joblib", "runpy", "ctypes")
     assert files_with(*modules, "allow_pickle", "read_pickle", "full_load", "unsafe_load") == set()
     loaders = {ast.unparse(node) for _, node in nodes(ast.Attribute) if ast.unparse(node).startswith("yaml.")}
