@@ -357,7 +357,10 @@ class Engine:
     def _silent(self, fault: Fault, now_s: float) -> None:
         """Hold submissions back while the service can't be reached, and stop when it has been gone for too long."""
         gate = self.admission
-        gate.pace.paused_until_s = max(gate.pace.paused_until_s, now_s + gate.health.silent(now_s))
+        wait_s, patience_s = gate.health.silent(now_s), gate.health.patience_s
+        if patience_s is not None:
+            wait_s = min(wait_s, patience_s / 4)  # only another try tells that patience is at its end
+        gate.pace.paused_until_s = max(gate.pace.paused_until_s, now_s + wait_s)
         if gate.health.is_gone(now_s):
             message = f"the service is gone: {fault.message}"
             gate.switch.stop(StopReason(kind="trouble", message=message, fault=fault), abandon=True)

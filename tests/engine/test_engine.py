@@ -318,6 +318,16 @@ def test_a_service_that_never_answers_is_gone_in_a_minute() -> None:
     assert scene.budget.life_micro_usd == 0
 
 
+@pytest.mark.parametrize(("patience_s", "most_s"), [(1.0, 2.0), (20.0, 26.0)])
+def test_a_short_patience_is_kept(patience_s: float, most_s: float) -> None:
+    """Backing off doesn't outlast what the user said is borne."""
+    service = Service(post_s=0.0, reply=lambda number, request: NOT_SENT)
+    scene = play(Scene(cells=100, transport=service, patience_s=patience_s))
+    assert scene.stop is not None
+    assert "gone" in scene.stop.message
+    assert patience_s <= scene.took_s <= most_s
+
+
 def test_an_outage_of_hours_is_waited_out() -> None:
     """N01: a service that has answered before is waited for; it goes on by itself, nothing failed."""
 
