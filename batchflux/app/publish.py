@@ -1,4 +1,7 @@
-"""What a run leaves for its user: the manifest and the retired cells, written anew only where something changed."""
+"""What a run leaves for its user: the manifest and the retired cells, written anew only where something changed.
+
+They are made of the spec, the table and the facts: what somebody edits in them is replaced, as by `make`.
+"""
 
 import hashlib
 from collections.abc import Iterator
@@ -10,7 +13,7 @@ import pyarrow.parquet as pq
 from batchflux.app.job import JOB_FILE, PROMPTS_FILE, Job
 from batchflux.app.resume import Known
 from batchflux.io.facts import CHECKPOINT_DIR
-from batchflux.io.manifest import MANIFEST, RETIRED, ManifestSource, write_manifest, write_retired
+from batchflux.io.manifest import MANIFEST, RETIRED, ManifestSource, is_as_written, write_manifest, write_retired
 from batchflux.io.storage import list_names
 
 __all__ = ["is_manifest_current", "publish_results"]
@@ -19,7 +22,7 @@ __all__ = ["is_manifest_current", "publish_results"]
 def publish_results(job: Job, known: Known, *, base_url: str) -> None:
     """Write manifest.parquet and retired.parquet. Raises StorageError."""
     stamp = _stamp(job.run_dir)
-    if known.facts.num_rows and _stamp_of(job.run_dir / MANIFEST) == stamp:
+    if known.facts.num_rows and is_as_written(job.run_dir / MANIFEST, stamp=stamp):
         return
     source = ManifestSource(
         grid=job.grid,

@@ -5,6 +5,8 @@ outcome up: what isn't known is null, and a cell nobody has tried is `pending`.
 """
 
 import json
+import os
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +33,7 @@ __all__ = [
     "RETIRED",
     "ManifestSource",
     "column_names",
+    "is_as_written",
     "iter_rows",
     "read_manifest",
     "write_manifest",
@@ -39,6 +42,8 @@ __all__ = [
 
 MANIFEST = "manifest.parquet"
 RETIRED = "retired.parquet"
+
+_WRITTEN = "batchflux.written_ns"
 
 _MOMENT = pa.timestamp("ms", tz="UTC")
 _STRINGS = pa.list_(pa.string())
@@ -97,16 +102,37 @@ class ManifestSource:
 
 
 def write_manifest(path: Path, source: ManifestSource) -> None:
-    """Write the manifest and publish it whole. Raises StorageError."""
-    schema = _schema(source).with_metadata({"batchflux.stamp": source.stamp})
+    """Write the manifest and publish it whole. Raises StorageError.
+
+    It says in itself when it was written, and the file's own time is set to just that: see `is_as_written`.
+    """
+    written_ns = time.time_ns()
+    schema = _schema(source).with_metadata({"batchflux.stamp": source.stamp, _WRITTEN: str(written_ns)})
     order = np.argsort(source.indexes, kind="stable")
     facts, indexes = source.facts.take(pa.array(order)), source.indexes[order]
-    with publish_with(path) as temporary, pq.ParquetWriter(temporary, schema, compression="zstd") as writer:
-        for piece in source.grid.slices():
-            if len(piece.indexes):
-                low, high = np.searchsorted(indexes, [piece.indexes[0], piece.indexes[-1] + 1])
-                batch = _batch(source, piece, facts.slice(low, high - low), indexes[low:high], schema)
-                writer.write_table(batch)
+    with publish_with(path) as temporary:
+        with pq.ParquetWriter(temporary, schema, compression="zstd") as writer:
+            for piece in source.grid.slices():
+                if len(piece.indexes):
+                    low, high = np.searchsorted(indexes, [piece.indexes[0], piece.indexes[-1] + 1])
+                    batch = _batch(source, piece, facts.slice(low, high - low), indexes[low:high], schema)
+                    writer.write_table(batch)
+        os.utime(temporary, ns=(written_ns, written_ns))
+
+
+def is_as_written(path: Path, *, stamp: str) -> bool:
+    """Return whether a manifest has this stamp and wasn't touched since it was written, without reading its rows.
+
+    Copies that keep a file's time to the second at least (mv, cp -p, rsync, tar) are as good as the file.
+    """
+    try:
+        said = pq.read_schema(path).metadata or {}
+        found_ns = path.stat().st_mtime_ns
+    except (pa.ArrowException, OSError):
+        return False
+    written_ns = int(said.get(_WRITTEN.encode(), b"0"))
+    is_untouched = found_ns in (written_ns, written_ns // 10**9 * 10**9)
+    return is_untouched and said.get(b"batchflux.stamp") == stamp.encode()
 
 
 def write_retired(path: Path, source: ManifestSource) -> None:
