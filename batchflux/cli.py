@@ -241,6 +241,7 @@ def _asker(*, yes: bool) -> Callable[[Any], bool]:
 
 
 def _show_plan(plan: Any, preflight: Any) -> None:
+    from batchflux.app.rundir import is_rehearsal
     from batchflux.core.budget import usd
 
     for warning in preflight.warnings:
@@ -250,6 +251,8 @@ def _show_plan(plan: Any, preflight: Any) -> None:
     if plan.to_pay:
         balance = preflight.balance_micro_usd
         of = f" of a balance of {usd(balance)}" if balance is not None else ""
+        if is_rehearsal(Path(plan.run_dir)):
+            of = " of play money"
         cost = usd(round((plan.cost_usd or 0) * 1_000_000))
         _say(f"{plan.name}: {plan.to_pay:,} cells to pay, {plan.images:,} images, {cost}{of}")
 

@@ -65,7 +65,7 @@ class Plan:
 
     def lines(self) -> list[tuple[str, str]]:
         """Return the plan as (what, how much) pairs for people."""
-        axes = " × ".join([f"{self.rows:,} rows", *(f"{size:,} {name}" for name, size in self.axes.items())])
+        axes = " × ".join([_counted(self.rows, "row"), *(_axis(name, size) for name, size in self.axes.items())])
         pairs = [
             ("cells", f"{self.cells:,}  ({axes})"),
             ("kept, new, retired", f"{self.kept:,} kept, {self.new:,} new, {self.retired:,} retired"),
@@ -102,6 +102,14 @@ class Plan:
         rows = "".join(f"<tr><th>{escape(a)}</th><td>{escape(b)}</td></tr>" for a, b in self.lines())
         warnings = "".join(f"<p>⚠ {escape(warning)}</p>" for warning in self.warnings)
         return f"<table><caption>{escape(self.name)}</caption>{rows}</table>{warnings}"
+
+
+def _counted(count: int, thing: str) -> str:
+    return f"{count:,} {thing}" if count == 1 else f"{count:,} {thing}s"
+
+
+def _axis(name: str, size: int) -> str:
+    return _counted(size, name if name in ("seed", "model") else f"{name} value")
 
 
 def _money(amount: float | None) -> str:

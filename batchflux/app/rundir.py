@@ -29,6 +29,7 @@ __all__ = [
     "RunIdentity",
     "check_origin",
     "freeze_job",
+    "is_rehearsal",
     "read_facts_of",
     "twin_of",
 ]
@@ -81,6 +82,12 @@ def check_origin(run_dir: Path, found: RunIdentity | None, *, origin: str) -> No
     """Raise ForeignRunDir where a run directory belongs to another origin than this."""
     if found is not None and found.origin != origin:
         raise ForeignRunDir(run_dir, begun_with=found.origin, asked_for=origin)
+
+
+def is_rehearsal(run_dir: Path) -> bool:
+    """Return whether a run directory is a sandbox's, so that what it costs is play money."""
+    found = RunIdentity.read(run_dir)
+    return found is not None and found.origin == SANDBOX_ORIGIN
 
 
 def read_facts_of(run_dir: Path, identity: RunIdentity | None) -> pa.Table:

@@ -11,7 +11,7 @@ from batchflux.app.job import Job
 from batchflux.app.prepare import LEAST_FREE_BYTES, MakeObserver, RunOptions, Session, resubmits
 from batchflux.app.publish import publish_results
 from batchflux.app.resume import Known, lay_over
-from batchflux.app.rundir import RunIdentity, read_facts_of
+from batchflux.app.rundir import RunIdentity, is_rehearsal, read_facts_of
 from batchflux.app.stopping import Bell, Signals
 from batchflux.app.work import backlog, harmed_cells, known_ids, lost_submissions, newest_ids, wall_ms, work_left
 from batchflux.core.errors import RunInterrupted
@@ -52,6 +52,7 @@ async def spend(
     spec, loop = job.spec, asyncio.get_running_loop()
     progress = Progress.of(known.statuses)
     progress.spent_micro_usd = session.spent_before
+    progress.is_rehearsal = is_rehearsal(job.run_dir)
     log = RunLog(job.run_dir / "run.log", level=log_level())
     seen = observe(progress) if observe is not None else None
     observer: Observer = Several([log, seen]) if seen is not None else log

@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 from batchflux.app.advice import advice_for
 from batchflux.app.job import Job, load_job
 from batchflux.app.resume import Known, lay_over
-from batchflux.app.rundir import RunIdentity, read_facts_of
+from batchflux.app.rundir import RunIdentity, is_rehearsal, read_facts_of
 from batchflux.app.summary import Standing, stand
 from batchflux.core.budget import usd
 from batchflux.core.model import CellStatus
@@ -35,6 +35,7 @@ class Status:
     rate_per_min: float | None
     eta_s: float | None
     newest_at: str | None
+    is_rehearsal: bool = False
 
     def as_json(self) -> str:
         """Return it as one JSON object."""
@@ -45,6 +46,7 @@ class Status:
             "rate_per_min": self.rate_per_min,
             "eta_s": self.eta_s,
             "newest_at": self.newest_at,
+            "rehearsal": self.is_rehearsal,
         }
         return json.dumps({**asdict(self.standing), **rest}, ensure_ascii=False)
 
@@ -55,7 +57,10 @@ class Status:
         pairs = [(str(status), getattr(standing, status)) for status in CellStatus]
         text += [f"  {name:<10} {count:>12,}" for name, count in [("cells", standing.cells), *pairs]]
         text.append(f"  {'images':<10} {standing.images:>12,}")
-        text.append(f"  {'cost':<10} {usd(round(standing.cost_usd * 1e6)):>12}")
+        text.append(
+            f"  {'cost':<10} {usd(round(standing.cost_usd * 1e6)):>12}"
+            + ("  (play money)" if self.is_rehearsal else "")
+        )
         if self.rate_per_min is not None:
             left = f", about {duration(self.eta_s)} left" if self.eta_s is not None else ""
             text.append(f"  {self.rate_per_min:,.1f} cells a minute over the last five minutes{left}")
@@ -88,6 +93,7 @@ def read_status(run_dir: Path) -> tuple[Status, Job, Known]:
         rate_per_min=rate,
         eta_s=left / rate * 60 if is_at_work and rate and left else None,
         newest_at=newest.isoformat() if newest is not None else None,
+        is_rehearsal=is_rehearsal(run_dir),
     )
     return status, job, known
 

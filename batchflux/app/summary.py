@@ -14,6 +14,7 @@ import pyarrow.compute as pc
 from batchflux.app.advice import advice_for
 from batchflux.app.job import Job, shown_path
 from batchflux.app.resume import Known
+from batchflux.app.rundir import is_rehearsal
 from batchflux.core.budget import usd
 from batchflux.core.model import CellStatus
 from batchflux.core.progress import STATUS_CODES
@@ -86,7 +87,10 @@ def _quantiles(values: Any) -> tuple[float | None, float | None]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Result:
-    """How a run ended. `exit_status` is what the command line ends with; `stop` says why it ended early, if it did."""
+    """How a run ended. `exit_status` is what the command line ends with; `stop` says why it ended early, if it did.
+
+    The money of a rehearsal (`--sandbox`) is play money.
+    """
 
     name: str
     run_dir: Path
@@ -96,6 +100,7 @@ class Result:
     spent_now_usd: float
     images_now: int
     exit_status: int
+    is_rehearsal: bool = False
 
     @property
     def manifest(self) -> Path:
@@ -130,6 +135,7 @@ class Result:
             "stopped": None if self.stop is None else self.stop.message,
             "seconds": round(self.seconds, 3),
             "spent_now_usd": self.spent_now_usd,
+            "rehearsal": self.is_rehearsal,
             "exit_status": self.exit_status,
         }
         return json.dumps(summary, ensure_ascii=False)
@@ -143,7 +149,8 @@ class Result:
                 counts.append(f"{count:,} {status}")
         text = [f"{self.name}: {', '.join(counts)}"]
         speed = f", {self.images_now / self.seconds * 60:,.0f} images a minute" if self.images_now else ""
-        spent = f"{usd(round(self.spent_now_usd * 1e6))} spent now, {usd(round(standing.cost_usd * 1e6))} in all"
+        now = "of play money now" if self.is_rehearsal else "spent now"
+        spent = f"{usd(round(self.spent_now_usd * 1e6))} {now}, {usd(round(standing.cost_usd * 1e6))} in all"
         text.append(f"  {duration(self.seconds)}{speed}; {standing.images:,} images; {spent}")
         if standing.inference_ms_p50 is not None and standing.inference_ms_p95 is not None:
             text.append(
@@ -197,6 +204,7 @@ def summarise(job: Job, known: Known, *, stop: StopReason | None, started: float
         spent_now_usd=spent_now / 1e6,
         images_now=_images_since(known.facts, now),
         exit_status=_exit_status(job, standing, stop),
+        is_rehearsal=is_rehearsal(job.run_dir),
     )
 
 

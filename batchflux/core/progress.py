@@ -31,6 +31,7 @@ class Progress:
     counts: Counter[CellStatus]
     errors: Counter[str] = field(default_factory=Counter)
     spent_micro_usd: int = 0
+    is_rehearsal: bool = False
     in_flight: int = 0
     submitted_now: int = 0
     images_saved: int = 0

@@ -47,7 +47,8 @@ def _state(progress: Progress) -> str:
             parts.append(f"{status} {progress.counts[status]}")
     if progress.downloads_waiting:
         parts.append(f"images waiting {progress.downloads_waiting}")
-    return ", ".join([*parts, f"spent {usd(progress.spent_micro_usd)}"])
+    money = "play money" if progress.is_rehearsal else "spent"
+    return ", ".join([*parts, f"{money} {usd(progress.spent_micro_usd)}"])
 
 
 class Bar:

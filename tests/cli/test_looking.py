@@ -36,7 +36,7 @@ def test_plan_says_what_run_would_do(command: Command, tmp_path: Path) -> None:
     assert (done.status, done.err) == (0, "")
     assert not (tmp_path / "out").exists()
     for words in (
-        "12  (3 rows × 2 seed × 2 guidance_scale)",
+        "12  (3 rows × 2 seeds × 2 guidance_scale values)",
         "0 kept, 12 new, 0 retired",
         "12 cells, 24 images",
         "$1.92  ($0.08 an image)",

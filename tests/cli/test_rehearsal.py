@@ -69,3 +69,17 @@ def test_a_twin_is_no_directory_for_what_is_paid(tmp_path: Path) -> None:
     assert done.status == 2
     assert "begun with the sandbox" in done.err
     assert "https://api.wavespeed.ai" in done.err
+
+
+def test_a_rehearsal_costs_play_money(tmp_path: Path) -> None:
+    """Wherever it says what it cost, nobody could think that money is gone; beside it a paid run says `spent`."""
+    job = write_job(tmp_path, output={"dir": "out", "download": False})
+    done = batchflux_command("run", job, "--sandbox", cwd=tmp_path, env=_NO_KEY)
+    assert "job: 4 cells to pay, 4 images, $0.32 of play money" in done.err
+    assert "4 images; $0.32 of play money now, $0.32 in all" in done.err
+    assert "spent" not in done.err
+    assert "balance" not in done.err
+    shown = batchflux_command("status", "out-sandbox", cwd=tmp_path).out
+    assert "$0.32  (play money)" in shown
+    again = batchflux_command("run", "out-sandbox", "--json", cwd=tmp_path, env=_NO_KEY)
+    assert again.document["rehearsal"] is True

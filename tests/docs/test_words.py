@@ -37,7 +37,7 @@ def test_a_finished_bar_is_left_as_it_stood(tmp_path: Path) -> None:
     screen = Checkout(tmp_path).terminal("batchflux run jobs/quickstart.yaml --sandbox --limit 24")
     bars = [line for line in screen.splitlines() if "cell/s" in line]
     assert len(bars) == 1
-    assert re.fullmatch(r"quickstart: 100%\|█+\| 24/24 \[.*, in flight 0, spent \$1\.92\]", bars[0])
+    assert re.fullmatch(r"quickstart: 100%\|█+\| 24/24 \[.*, in flight 0, play money \$1\.92\]", bars[0])
     assert "\nquickstart: 24 of 24 cells completed\n" in screen
 
 
