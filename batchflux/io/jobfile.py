@@ -307,12 +307,18 @@ def _absolute_node(node: Node, *, folder: str, is_glob: bool) -> Node:
 
 
 def _absolute(path: str, *, folder: str, is_glob: bool = False) -> str:
-    """Return a path or a glob as an absolute one; beneath a glob the folder's own name is escaped, being no pattern."""
+    """Return a path or a glob as an absolute one; beneath a glob the folder's own name is escaped, being no pattern.
+
+    What is there just as it is written is a file, and no glob, whatever letters are in its name.
+    """
     path = os.path.expanduser(path)
     if os.path.isabs(path):
         return os.path.normpath(path)
     folder = os.path.abspath(folder)
-    return os.path.normpath(os.path.join(glob.escape(folder) if is_glob and glob.has_magic(path) else folder, path))
+    plain = os.path.normpath(os.path.join(folder, path))
+    if not is_glob or not glob.has_magic(path) or os.path.lexists(plain):
+        return plain
+    return os.path.normpath(os.path.join(glob.escape(folder), path))
 
 
 def _shown(file: Path, *, cwd: Path) -> str:

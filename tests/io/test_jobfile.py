@@ -8,6 +8,7 @@ import pytest
 
 from batchflux.core.errors import JobSpecError
 from batchflux.io.jobfile import Document, dump_job, parse_set_options, read_job_file
+from batchflux.io.prompts import open_table
 
 
 def _write(folder: Path, **files: str) -> Path:
@@ -125,6 +126,19 @@ def test_a_folder_that_looks_like_a_pattern_is_a_folder(tmp_path: Path) -> None:
     data = _read(path).data
     assert data["prompts"]["path"] == [f"{tmp_path}/a[[]1]/*.csv", f"{tmp_path}/a[1]/p.csv"]
     assert data["output"]["dir"] == f"{tmp_path}/a[1]/out[*]"
+
+
+@pytest.mark.parametrize("folder", ["plain", "a[1]"])
+def test_a_file_whose_name_looks_like_a_pattern_is_that_file(tmp_path: Path, folder: str) -> None:
+    """Brackets in the name of a table that is there make no glob of it, wherever it lies; else they do."""
+    home = tmp_path / folder
+    home.mkdir()
+    for name in ("p[x].csv", "px.csv", "py.csv"):
+        (home / name).write_text("prompt\nan owl\n")
+    for said, found in (("p[x].csv", ["p[x].csv"]), ("p[xy].csv", ["px.csv", "py.csv"])):
+        path = _write(home, job=f"prompts: {{path: '{said}'}}\n")
+        table = open_table([_read(path).data["prompts"]["path"]])
+        assert [file.name for file in table.paths] == found
 
 
 @pytest.mark.security(23)
