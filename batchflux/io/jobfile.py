@@ -145,7 +145,16 @@ class _Reader:
         """Return a file with all that it extends merged beneath it; `extends` stands for what the file says itself."""
         return self._load(file, chain=(), asked=_shown(file, cwd=self._cwd), extends=extends)
 
-    def _load(self, file: Path, *, chain: tuple[Path, ...], asked: str, extends: Node | None = None) -> Node:
+    def _load(
+        self,
+        file: Path,
+        *,
+        chain: tuple[Path, ...],
+        asked: str,
+        extends: Node | None = None,
+        beside: Path | None = None,
+    ) -> Node:
+        """Return a file with all that it extends. `beside` is the folder that it was looked for in by an option."""
         nothing = Node(value={}, position=Position(file="", line=1, column=1))
         same = os.path.realpath(file)
         if same in map(os.path.realpath, chain) or len(chain) >= _LONGEST_CHAIN:
@@ -156,7 +165,7 @@ class _Reader:
         if same in self._merged:
             return self._merged[same]
         try:
-            entries = self._read(file, asked=asked, chain=chain)
+            entries = self._read(file, asked=asked, chain=chain, beside=beside)
         except JobSpecError as error:
             self.problems.extend(error.problems)
             self._merged[same] = nothing
@@ -165,7 +174,8 @@ class _Reader:
         own = replace(nothing, value={key: node for key, node in entries.items() if key != "extends"})
         base = nothing
         for parent, where in self._parents(said, folder=file.parent if extends is None else self._cwd):
-            base = _merge(base, self._load(parent, chain=(*chain, file), asked=where))
+            beside = None if extends is None else self._cwd
+            base = _merge(base, self._load(parent, chain=(*chain, file), asked=where, beside=beside))
         self._merged[same] = _merge(base, _with_absolute_paths(own, folder=str(file.parent)))
         return self._merged[same]
 
@@ -186,13 +196,14 @@ class _Reader:
             for name, node, path in zip(names, nodes, paths, strict=True)
         ]
 
-    def _read(self, file: Path, *, asked: str, chain: tuple[Path, ...]) -> dict[str, Node]:
+    def _read(self, file: Path, *, asked: str, chain: tuple[Path, ...], beside: Path | None) -> dict[str, Node]:
         shown = _shown(file, cwd=self._cwd)
         try:
             with file.open("rb") as stream:
                 raw = stream.read(self._most_bytes + 1)
         except OSError as error:
-            raise JobSpecError([_unreadable(error, shown=shown, asked=asked, chain=chain, cwd=self._cwd)]) from error
+            problem = _unreadable(error, shown=shown, asked=asked, chain=chain, cwd=self._cwd, beside=beside)
+            raise JobSpecError([problem]) from error
         self.files.append(shown)
         start = Position(file=shown, line=1, column=1)
         if len(raw) > self._most_bytes:
@@ -208,7 +219,9 @@ class _Reader:
         return node.value
 
 
-def _unreadable(error: OSError, *, shown: str, asked: str, chain: tuple[Path, ...], cwd: Path) -> Problem:
+def _unreadable(
+    error: OSError, *, shown: str, asked: str, chain: tuple[Path, ...], cwd: Path, beside: Path | None
+) -> Problem:
     if isinstance(error, FileNotFoundError):
         what, instead = "there is no such file", "check the name"
     elif isinstance(error, IsADirectoryError):
@@ -217,6 +230,8 @@ def _unreadable(error: OSError, *, shown: str, asked: str, chain: tuple[Path, ..
         what, instead = f"can't be read: {error.strerror or error}", "check the file"
     if not chain:
         return Problem(where=shown, what=what, instead=instead)
+    if beside is not None:
+        return Problem(where=asked, what=f"{shown}: {what}", instead=f"{instead}; it is looked for in {beside}")
     names = " -> ".join([*(_shown(step, cwd=cwd) for step in chain), shown])
     return Problem(where=asked, what=f"{shown}: {what} ({names})", instead=f"{instead}; it is relative to this file")
 

@@ -317,6 +317,17 @@ def test_every_file_of_a_chain_says_what_is_wrong(tmp_path: Path) -> None:
     ]
 
 
+def test_what_an_option_extends_is_looked_for_where_the_command_is_run(tmp_path: Path) -> None:
+    """The message names that folder, and what a found file extends in turn is relative to it as ever."""
+    path = _write(tmp_path, job="name: x\n", base="extends: gone.yaml\n")
+    assert _refusal(path, overrides={"extends": "missing.yaml"}) == [
+        f"--set extends: missing.yaml: there is no such file; check the name; it is looked for in {tmp_path}"
+    ]
+    (said,) = _refusal(path, overrides={"extends": "base.yaml"})
+    assert said.startswith("base.yaml:1:1: extends: gone.yaml: there is no such file (job.yaml -> base.yaml -> gone")
+    assert said.endswith("it is relative to this file")
+
+
 def test_a_circle_through_links_is_seen(tmp_path: Path) -> None:
     """A file is the same under another name."""
     path = _write(tmp_path, job="extends: other.yaml\n")
