@@ -121,10 +121,13 @@ def describe(value: object) -> str:
     return f"a {type(value).__name__}"
 
 
-def nearest(word: str, among: Iterable[str]) -> str | None:
-    """Return the name that a misspelt word most likely means, or None where nothing is near."""
+def nearest(word: str, among: Iterable[str], *, likeness: float = 0.6) -> str | None:
+    """Return the name that a misspelt word most likely means, or None where nothing is near.
+
+    `likeness` is the share of letters in common, from 0 to 1: at 0.85 a letter may be wrong in a word of seven.
+    """
     names = {re.sub(r"[-_ ]", "", name).lower(): name for name in among}
-    close = difflib.get_close_matches(re.sub(r"[-_ ]", "", word).lower(), names, n=1, cutoff=0.6)
+    close = difflib.get_close_matches(re.sub(r"[-_ ]", "", word).lower(), names, n=1, cutoff=likeness)
     return names[close[0]] if close else None
 
 

@@ -11,7 +11,7 @@ from decimal import Context, Decimal
 from typing import Any
 
 from batchflux.core import leaves
-from batchflux.core.findings import BadValue, Findings, KeyPath, describe, did_you_mean
+from batchflux.core.findings import BadValue, Findings, KeyPath, describe, did_you_mean, nearest
 from batchflux.core.identity import MAX_SEED, axis_seeds, canonical_json
 from batchflux.core.model import Axis, AxisKind, JsonValue
 from batchflux.core.parameters import ValueFault, as_sent, check_name, check_value, known_parameters
@@ -99,9 +99,13 @@ def _is_known(name: str, *, rules: AxisRules, findings: Findings) -> bool:
     if fault.is_warning:
         note_fault(findings, ("grid", name), fault)
         return True
-    if not rules.words_known:
-        return False
     path: KeyPath = ("grid", name)
+    if not rules.words_known:
+        # It may be a word of the template that is wrong, unless it is a parameter's name but for a slip.
+        near = nearest(name, ["model", *known_parameters(rules.models)], likeness=0.85)
+        if near is not None:
+            findings.error(path, f"is no parameter of {' or '.join(lacking)}", f"did you mean {near}?")
+        return False
     if name == "prompt":
         findings.error(path, fault.what, fault.instead)
         return False

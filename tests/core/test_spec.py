@@ -272,6 +272,18 @@ def test_a_fault_blames_nothing_that_only_follows_from_it() -> None:
     assert len(_problems(api={"allow_unknown_parms": True}, params={"steps": 5})) == 1
 
 
+def test_a_misspelt_axis_is_told_though_the_template_is_unknown() -> None:
+    """One that is a parameter's name but for a slip is no word of a template that can't be read, whatever it says."""
+    prompts = {"path": "/p.csv", "templat": "{style}"}
+    grid = {"guidance_scle": [1], "seeds": [1], "style": ["a"], "scene": ["b"], "mood": ["c"], "images": ["d"]}
+    assert _problems(prompts=prompts, grid=grid) == [
+        "prompts.templat: unknown key; did you mean template?",
+        "grid.guidance_scle: is no parameter of wavespeed-ai/flux-kontext-max/text-to-image; "
+        "did you mean guidance_scale?",
+        "grid.seeds: is no parameter of wavespeed-ai/flux-kontext-max/text-to-image; did you mean seed?",
+    ]
+
+
 def test_many_problems_are_cut_with_their_number() -> None:
     """A thousand bad values don't hide the first one."""
     said = _problems(grid={"seed": list(range(-1000, -1))})
