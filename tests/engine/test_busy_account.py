@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from batchflux.core.model import CellStatus, JsonValue
 from batchflux.core.protocol import HttpAnswer, TransportFault
 from tests.engine.small import SmallEngine, answer, now_ms, rfc3339, work
-from tests.simulation.virtual import run_virtually
+from tests.engine.virtual import run_virtually
 
 
 def test_another_job_at_work_on_the_account_hides_no_lost_submission() -> None:

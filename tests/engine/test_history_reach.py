@@ -6,7 +6,7 @@ from batchflux.core.flow import CellState
 from batchflux.core.model import CellStatus, FactKind
 from batchflux.core.resolution import Unresolved
 from tests.engine.small import PRICE, START_MS, SmallEngine, answer, work
-from tests.simulation.virtual import run_virtually
+from tests.engine.virtual import run_virtually
 
 DAY_MS = 24 * 3600 * 1000
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from batchflux.core.model import FactKind, JsonValue
 from batchflux.core.protocol import HttpAnswer, TransportFault
 from tests.engine.small import START_MS, SmallEngine, answer, now_ms, rfc3339, work
-from tests.simulation.virtual import run_virtually
+from tests.engine.virtual import run_virtually
 
 
 def test_an_intent_is_dated_when_its_submission_leaves() -> None:

@@ -7,7 +7,7 @@ from dataclasses import replace
 from batchflux.core.model import Fact, FactKind, JsonValue
 from batchflux.core.protocol import HttpAnswer, TransportFault
 from tests.engine.small import Facts, SmallEngine, answer, now_ms, rfc3339, work
-from tests.simulation.virtual import run_virtually
+from tests.engine.virtual import run_virtually
 
 
 class SlowDisk(Facts):

@@ -7,7 +7,7 @@ from batchflux.core.flow import CellState
 from batchflux.core.protocol import TransportFault
 from batchflux.core.resolution import Unresolved
 from tests.engine.small import MODEL, PRICE, START_MS, SmallEngine, answer, now_ms, rfc3339, work
-from tests.simulation.virtual import run_virtually
+from tests.engine.virtual import run_virtually
 
 
 def quick(*, session_limit_micro_usd: int, life_micro_usd: int) -> SmallEngine:

@@ -34,5 +34,5 @@ def test_a_deadlock_is_told() -> None:
     async def scene() -> None:
         await asyncio.Event().wait()
 
-    with pytest.raises(AssertionError, match="deadlock"):
+    with pytest.raises(virtual.Deadlock, match="deadlock"):
         virtual.run(scene())

@@ -8,10 +8,10 @@ import pytest
 from batchflux.core.model import CellStatus, Fact, FactKind
 from batchflux.engine.control import MAX_OPEN_POSTS
 from batchflux.sandbox.config import HistoryInputs, Latency, SandboxConfig
+from tests.engine.virtual import run_virtually
 from tests.simulation import truth
 from tests.simulation.plans import JobShape, Plan
 from tests.simulation.service import EPOCH_S, Outage, Weather
-from tests.simulation.virtual import run_virtually
 from tests.simulation.world import World, calm
 
 SETTLE_S = 60.0

@@ -11,10 +11,10 @@ from dataclasses import replace
 import pytest
 
 from batchflux.core.model import CellStatus, Fact, FactKind
+from tests.engine.virtual import Deadlock, run_virtually
 from tests.simulation.disk import Disk, SimulatedSink
 from tests.simulation.plans import draw_plan
 from tests.simulation.service import Weather
-from tests.simulation.virtual import Deadlock, run_virtually
 from tests.simulation.world import calm, live
 
 # 300 seeds in groups: one test a seed would spend as much on the tests as on the seeds.

@@ -32,11 +32,11 @@ from batchflux.engine.control import Admission
 from batchflux.engine.local import Engine
 from batchflux.engine.ports import StopReason
 from batchflux.sandbox.behaviour import RETENTION_S
+from tests.engine.virtual import run_virtually
 from tests.simulation import truth
 from tests.simulation.disk import Disk, SimulatedSink
 from tests.simulation.plans import PRICE_MICRO_USD, JobShape, Plan, Session
 from tests.simulation.service import BASE_URL, EPOCH_S, Creation, Service, Weather, body_text
-from tests.simulation.virtual import run_virtually
 
 __all__ = ["Story", "World", "calm", "live"]
 
