@@ -19,6 +19,7 @@ import pyarrow as pa
 
 from batchflux.app.findings import Findings
 from batchflux.app.job import Job, shown_path
+from batchflux.app.keys import key_for
 from batchflux.app.rundir import SANDBOX_ORIGIN, RunIdentity, check_origin
 from batchflux.core.accounting import (
     REFUND_WITHIN_MS,
@@ -143,8 +144,7 @@ def _service(
             yield process.base_url, ApiKey("sandbox")
         return
     check_origin(job.run_dir, identity, origin=api.origin)
-    api.check_trusted(allow_hosts)
-    yield api.base_url, ApiKey.from_environment(api.key_env)
+    yield api.base_url, key_for(api, allow_hosts=allow_hosts)
 
 
 def _port(state: Path) -> int:

@@ -12,6 +12,7 @@ from contextlib import ExitStack, asynccontextmanager
 from pathlib import Path
 
 from batchflux.app.job import Job
+from batchflux.app.keys import key_for
 from batchflux.app.plan import Plan
 from batchflux.app.preflight import Preflight
 from batchflux.app.prepare import Ask, MakeObserver, Question, RunOptions, Session, prepare, resubmits
@@ -91,7 +92,7 @@ async def run_async(
     origin = SANDBOX_ORIGIN if is_sandbox else job.spec.api.origin
     # What is refused leaves no trace: a directory gets its identity only when the run may begin, and by one process.
     check_origin(job.run_dir, RunIdentity.read(job.run_dir), origin=origin)
-    key = ApiKey("sandbox") if is_sandbox else _key(job, options)
+    key = ApiKey("sandbox") if is_sandbox else key_for(job.spec.api, allow_hosts=options.allow_hosts)
     with ExitStack() as stack:
         stack.enter_context(RunLock(job.run_dir))
         identity = RunIdentity.open(job.run_dir, origin=origin)
@@ -171,12 +172,6 @@ def _start_sandbox(job: Job, options: RunOptions, stack: ExitStack) -> str:
     """Start a rehearsal's sandbox for the time of the run; returns its base URL. Raises UsageError."""
     state = ["--state", str(job.run_dir / "sandbox")]
     return stack.enter_context(SandboxProcess([*state, *options.sandbox_options])).base_url
-
-
-def _key(job: Job, options: RunOptions) -> ApiKey:
-    """Return the key for a host that may have it. Raises UsageError."""
-    job.spec.api.check_trusted(options.allow_hosts)
-    return ApiKey.from_environment(job.spec.api.key_env)
 
 
 @asynccontextmanager

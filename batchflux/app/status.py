@@ -9,11 +9,10 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from batchflux.app.advice import advice_for
 from batchflux.app.job import Job, load_job
 from batchflux.app.resume import Known, lay_over
 from batchflux.app.rundir import RunIdentity, is_rehearsal, read_facts_of
-from batchflux.app.summary import Standing, stand
+from batchflux.app.summary import Standing, stand, words_on
 from batchflux.core.budget import usd
 from batchflux.core.model import CellStatus
 from batchflux.engine.observers import duration
@@ -64,16 +63,7 @@ class Status:
         if self.rate_per_min is not None:
             left = f", about {duration(self.eta_s)} left" if self.eta_s is not None else ""
             text.append(f"  {self.rate_per_min:,.1f} cells a minute over the last five minutes{left}")
-        if standing.inference_ms_p50 is not None and standing.inference_ms_p95 is not None:
-            text.append(
-                f"  inference {standing.inference_ms_p50 / 1000:.2f} s in the median, "
-                f"{standing.inference_ms_p95 / 1000:.2f} s at the 95th percentile"
-            )
-        if standing.images_missing:
-            text.append(f"  {standing.images_missing:,} images are not on the disk")
-        for kind, count in standing.errors.items():
-            text.append(f"  {count:,} × {kind}: {advice_for(kind)}")
-        return "\n".join(text)
+        return "\n".join([*text, *words_on(standing)])
 
 
 def read_status(run_dir: Path) -> tuple[Status, Job, Known]:

@@ -22,7 +22,7 @@ from batchflux.engine.observers import duration
 from batchflux.engine.ports import StopReason
 from batchflux.io.manifest import MANIFEST
 
-__all__ = ["Result", "Standing", "stand", "summarise"]
+__all__ = ["Result", "Standing", "stand", "summarise", "words_on"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,6 +46,20 @@ class Standing:
     inference_ms_p50: float | None
     inference_ms_p95: float | None
     latency_ms_p50: float | None
+
+
+def words_on(standing: Standing) -> list[str]:
+    """Return what is said of any run, ended or at work: timings, missing images, and advice on each failure."""
+    text = []
+    if standing.inference_ms_p50 is not None and standing.inference_ms_p95 is not None:
+        text.append(
+            f"  inference {standing.inference_ms_p50 / 1000:.2f} s in the median, "
+            f"{standing.inference_ms_p95 / 1000:.2f} s at the 95th percentile"
+        )
+    if standing.images_missing:
+        text.append(f"  {standing.images_missing:,} images are not on the disk yet")
+    text += [f"  {count:,} × {kind}: {advice_for(kind)}" for kind, count in standing.errors.items()]
+    return text
 
 
 def stand(job: Job, known: Known) -> Standing:
@@ -152,15 +166,7 @@ class Result:
         now = "of play money now" if self.is_rehearsal else "spent now"
         spent = f"{usd(round(self.spent_now_usd * 1e6))} {now}, {usd(round(standing.cost_usd * 1e6))} in all"
         text.append(f"  {duration(self.seconds)}{speed}; {standing.images:,} images; {spent}")
-        if standing.inference_ms_p50 is not None and standing.inference_ms_p95 is not None:
-            text.append(
-                f"  inference {standing.inference_ms_p50 / 1000:.2f} s in the median, "
-                f"{standing.inference_ms_p95 / 1000:.2f} s at the 95th percentile"
-            )
-        if standing.images_missing:
-            text.append(f"  {standing.images_missing:,} images are not on the disk yet")
-        for kind, count in standing.errors.items():
-            text.append(f"  {count:,} × {kind}: {advice_for(kind)}")
+        text += words_on(standing)
         if self.stop is not None:
             text.append(f"  stopped: {self.stop.message}")
             if self.stop.fault is not None and self.stop.fault.kind not in standing.errors:
