@@ -4,12 +4,8 @@ Standard output carries results, standard error everything else. Heavy modules a
 """
 
 import os
-import re
 import resource
-import signal
 import sys
-import unicodedata
-from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, NoReturn
@@ -18,6 +14,7 @@ import click
 
 import batchflux
 from batchflux.core.errors import BatchfluxError
+from batchflux.screen import asker, file_bar, observer, say, show_failed, show_plan, show_requests, tell, tell_json
 
 __all__ = ["main"]
 
@@ -39,10 +36,10 @@ def main() -> NoReturn:
             error.show(file=sys.stderr)
         sys.exit(2)
     except (click.Abort, KeyboardInterrupt):
-        _say("stopped")
+        say("stopped")
         sys.exit(130)
     except BatchfluxError as error:
-        _say(f"batchflux: {error}" if "\n" not in str(error) else str(error))
+        say(f"batchflux: {error}" if "\n" not in str(error) else str(error))
         sys.exit(error.exit_status)
     except BrokenPipeError:
         # Whoever read standard output has left, as `head` does; the interpreter's own flush must not complain too.
@@ -51,41 +48,9 @@ def main() -> NoReturn:
     except Exception as error:
         if os.environ.get("BATCHFLUX_LOG", "").lower() == "debug":
             raise
-        _say(f"batchflux: {_ISSUES}\n  {type(error).__name__}: {error}\n  (BATCHFLUX_LOG=debug shows where)")
+        say(f"batchflux: {_ISSUES}\n  {type(error).__name__}: {error}\n  (BATCHFLUX_LOG=debug shows where)")
         sys.exit(4)
     sys.exit(status if isinstance(status, int) else 0)
-
-
-def _say(text: str) -> None:
-    """Write to standard error; that nobody reads it ends no run."""
-    with suppress(OSError):
-        click.echo(_harmless(text), err=True)
-
-
-def _tell(text: str) -> None:
-    """Write a result for people to standard output."""
-    click.echo(_harmless(text))
-
-
-def _tell_json(text: str) -> None:
-    """Write JSON to standard output; what could steer a terminal is escaped, which changes no value."""
-    click.echo(re.sub("[\x7f-\x9f\u2028-\u202e\u2066-\u2069]", lambda found: f"\\u{ord(found[0]):04x}", text))
-
-
-def _harmless(text: str) -> str:
-    """Return text in which no character that came from data can steer a terminal or turn the order of what it shows."""
-    if text.isascii() and text.replace("\n", "").isprintable():
-        return text
-    return "".join("�" if _is_steering(char) else char for char in text)
-
-
-def _is_steering(char: str) -> bool:
-    return (unicodedata.category(char) in _STEERING and char != "\n") or char in _TURNING
-
-
-# Control characters, lone surrogates, separators of lines and paragraphs; what turns the direction of writing.
-_STEERING = frozenset({"Cc", "Cs", "Zl", "Zp"})
-_TURNING = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -179,7 +144,7 @@ def run(job: Path, out: Path | None, settings: tuple[str, ...], concurrency: int
 
     loaded = load_job(job, _overrides(settings, concurrency), out=out)
     for warning in loaded.warnings:
-        _say(f"warning: {warning}")
+        say(f"warning: {warning}")
     as_json, quiet, yes = options.pop("as_json"), options.pop("quiet"), options.pop("yes")
     has_budget = options["budget"] is not None or loaded.spec.run.budget_micro_usd is not None
     run_options = RunOptions(
@@ -196,74 +161,16 @@ def run(job: Path, out: Path | None, settings: tuple[str, ...], concurrency: int
         run_async(
             loaded,
             run_options,
-            ask=_asker(yes=yes or has_budget),
-            observe=None if quiet else _observer(_harmless(loaded.name)),
-            on_plan=None if quiet else _show_plan,
-            on_notice=None if quiet else _say,
+            ask=asker(yes=yes or has_budget),
+            observe=None if quiet else observer(loaded.name),
+            on_plan=None if quiet else show_plan,
+            on_notice=None if quiet else say,
         )
     )
     if as_json:
-        _tell_json(result.as_json())
-    _say("\n".join(result.lines()) if not as_json else result.lines()[0])
+        tell_json(result.as_json())
+    say("\n".join(result.lines()) if not as_json else result.lines()[0])
     return result.exit_status
-
-
-def _asker(*, yes: bool) -> Callable[[Any], bool]:
-    """Return what answers before money is spent: the options, else the user, else an error that says what to add."""
-    from batchflux.core.budget import usd
-
-    def ask(question: Any) -> bool:
-        affordable = question.affordable_cells
-        if affordable is not None:
-            _say(
-                f"the balance of {usd(question.balance_micro_usd)} buys {affordable:,} of the {question.plan.to_pay:,} "
-                "cells that are left"
-            )
-        if yes:
-            return True
-        if not sys.stdin.isatty():
-            raise click.UsageError(
-                f"this spends up to {usd(question.cost_micro_usd)}, and there is no terminal to ask at: "
-                "add --yes, or a bound with --budget USD"
-            )
-        cells, images = question.plan.to_pay, question.plan.images
-        _say(f"{question.plan.name}: {cells:,} cells, {images:,} images are left to pay")
-        most = usd(question.cost_micro_usd)
-        wanted = f"Buy {affordable:,} cells?" if affordable is not None else f"Spend up to {most}?"
-        # asyncio turns the first Ctrl-C into a cancelled task, which nobody would notice while the question waits.
-        before = signal.signal(signal.SIGINT, signal.default_int_handler)
-        try:
-            return click.confirm(wanted, default=False, err=True)
-        finally:
-            signal.signal(signal.SIGINT, before)
-
-    return ask
-
-
-def _show_plan(plan: Any, preflight: Any) -> None:
-    from batchflux.app.rundir import is_rehearsal
-    from batchflux.core.budget import usd
-
-    for warning in preflight.warnings:
-        _say(f"warning: {warning}")
-    if plan.kept or plan.retired:
-        _say(f"{plan.kept:,} cells kept, {plan.new:,} new, {plan.retired:,} retired; {plan.done:,} done already")
-    if plan.to_pay:
-        balance = preflight.balance_micro_usd
-        of = f" of a balance of {usd(balance)}" if balance is not None else ""
-        if is_rehearsal(Path(plan.run_dir)):
-            of = " of play money"
-        cost = usd(round((plan.cost_usd or 0) * 1_000_000))
-        _say(f"{plan.name}: {plan.to_pay:,} cells to pay, {plan.images:,} images, {cost}{of}")
-
-
-def _observer(name: str) -> Callable[[Any], Any]:
-    def make(progress: Any) -> Any:
-        from batchflux.engine.observers import Bar, Lines
-
-        return Bar(progress, name=name) if sys.stderr.isatty() else Lines()
-
-    return make
 
 
 # ------------------------------------------------------------------------------------------------------ looking
@@ -288,23 +195,13 @@ def plan(job: Path, out: Path | None, settings: tuple[str, ...], against: Path |
         from dataclasses import asdict
 
         extra = {"against": asdict(compared)} if compared is not None else {}
-        _tell_json(json.dumps({**asdict(planned), **extra}, ensure_ascii=False, indent=1))
+        tell_json(json.dumps({**asdict(planned), **extra}, ensure_ascii=False, indent=1))
         return
-    _tell(str(planned))
+    tell(str(planned))
     if compared is not None:
-        _tell(f"  {compared}")
+        tell(f"  {compared}")
     if planned.first_requests:
-        _show_requests(planned.first_requests)
-
-
-def _show_requests(requests: Sequence[Mapping[str, Any]]) -> None:
-    import json
-
-    _tell("  first requests")
-    for request in requests:
-        body = json.dumps(request["body"], ensure_ascii=False)
-        shown = body if len(body) <= 400 else body[:400] + "…"
-        _tell(f"    POST {request['model']}  {shown}")
+        show_requests(planned.first_requests)
 
 
 @_cli.command(short_help="Show how a run stands; never disturbs it.")
@@ -328,28 +225,14 @@ def status(run_dir: Path, failed: bool, watch: bool, as_json: bool) -> None:
         if watch and sys.stdout.isatty():
             click.clear()
         if failed:
-            _show_failed(failed_cells(job, known), place, as_json=as_json)
+            show_failed(failed_cells(job, known), place, as_json=as_json)
         elif as_json:
-            _tell_json(found.as_json())
+            tell_json(found.as_json())
         else:
-            _tell(str(found))
+            tell(str(found))
         if not watch or not found.is_at_work:
             return
         time.sleep(2)
-
-
-def _show_failed(cells: list[dict[str, Any]], run_dir: Path, *, as_json: bool) -> None:
-    import json
-    from shlex import quote
-
-    if as_json:
-        _tell_json(json.dumps(cells, ensure_ascii=False))
-        return
-    for cell in cells:
-        params = ", ".join(f"{name} {value}" for name, value in cell["params"].items())
-        line = f"row {cell['row']} ({cell['prompt_id']}), {params}: {cell['error_kind']}: {cell['error']}"
-        _tell(" ".join(line.splitlines()))
-    _tell(f"next: batchflux run {quote(str(run_dir))} --retry-failed" if cells else "no cell has failed")
 
 
 @_cli.command(short_help="Check a run directory, and what the account charged.")
@@ -365,28 +248,16 @@ def verify(run_dir: Path, account: bool, allow_hosts: tuple[str, ...], as_json: 
     from batchflux.app.job import locate_run_dir
     from batchflux.app.verify import verify_run
 
-    bar = _file_bar() if sys.stderr.isatty() else None
+    bar = file_bar() if sys.stderr.isatty() else None
     place = (
         run_dir if run_dir.is_dir() else locate_run_dir(run_dir)
     )  # one that lacks its papers is checked all the same
     found = verify_run(place, account=account, allow_hosts=frozenset(allow_hosts), on_files=bar)
-    click.echo(found.as_json() if as_json else str(found))
+    if as_json:
+        tell_json(found.as_json())
+    else:
+        tell(str(found))
     return found.exit_status
-
-
-def _file_bar() -> Callable[[int, int], None]:
-    """Return what shows how far the files are."""
-    from tqdm import tqdm
-
-    bar = tqdm(desc="verify", unit=" files", leave=False)
-
-    def show(done: int, total: int) -> None:
-        bar.total, bar.n = total, done
-        bar.refresh()
-        if done >= total:
-            bar.close()
-
-    return show
 
 
 # ------------------------------------------------------------------------------------------------------ the rest
@@ -402,7 +273,7 @@ def export(run_dir: Path, dest: Path, form: str) -> None:
     from batchflux.export.table import export_table
 
     rows = export_table(locate_run_dir(run_dir), dest, form="csv" if form == "csv" else "jsonl")
-    _say(f"{rows:,} cells written to {dest}")
+    say(f"{rows:,} cells written to {dest}")
 
 
 @_cli.command()
@@ -421,9 +292,9 @@ def init(file: Path) -> None:
     from batchflux.app.starter import write_starter
 
     for path in write_starter(file):
-        _say(f"wrote {path}")
+        say(f"wrote {path}")
     shown = quote(str(file))
-    _say(f"next: batchflux plan {shown}, then batchflux run {shown} --sandbox")
+    say(f"next: batchflux plan {shown}, then batchflux run {shown} --sandbox")
 
 
 @_cli.command(

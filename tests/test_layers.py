@@ -24,7 +24,8 @@ BELOW = {
     "export": {"core", "io"},
     "report": {"core", "io"},
     "app": {"core", "io", "engine", "sandbox", "export", "report"},
-    "cli": {"core", "io", "engine", "sandbox", "export", "report", "app"},
+    "screen": {"core", "engine", "app"},
+    "cli": {"core", "io", "engine", "sandbox", "export", "report", "app", "screen"},
     "__main__": {"cli"},
     "__init__": {"core", "io", "app"},
 }

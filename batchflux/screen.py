@@ -1,0 +1,155 @@
+"""What the command line writes and asks: results to standard output, all else to standard error; it decides nothing.
+
+Characters that came from data and could steer a terminal never reach one. Heavy modules are imported where needed.
+"""
+
+import re
+import signal
+import sys
+import unicodedata
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import click
+
+__all__ = [
+    "asker",
+    "file_bar",
+    "observer",
+    "say",
+    "show_failed",
+    "show_plan",
+    "show_requests",
+    "tell",
+    "tell_json",
+]
+
+# Control characters, lone surrogates, separators of lines and paragraphs; what turns the direction of writing.
+_STEERING = frozenset({"Cc", "Cs", "Zl", "Zp"})
+_TURNING = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
+
+
+def say(text: str) -> None:
+    """Write to standard error; that nobody reads it ends no run."""
+    with suppress(OSError):
+        click.echo(_harmless(text), err=True)
+
+
+def tell(text: str) -> None:
+    """Write a result for people to standard output."""
+    click.echo(_harmless(text))
+
+
+def tell_json(text: str) -> None:
+    """Write JSON to standard output; what could steer a terminal is escaped, which changes no value."""
+    click.echo(re.sub("[\x7f-\x9f\u2028-\u202e\u2066-\u2069]", lambda found: f"\\u{ord(found[0]):04x}", text))
+
+
+def _harmless(text: str) -> str:
+    """Return text in which no character that came from data can steer a terminal or turn the order of what it shows."""
+    if text.isascii() and text.replace("\n", "").isprintable():
+        return text
+    return "".join("�" if _is_steering(char) else char for char in text)
+
+
+def _is_steering(char: str) -> bool:
+    return (unicodedata.category(char) in _STEERING and char != "\n") or char in _TURNING
+
+
+def asker(*, yes: bool) -> Callable[[Any], bool]:
+    """Return what answers before money is spent: the options, else the user, else an error that says what to add."""
+    from batchflux.core.budget import usd
+
+    def ask(question: Any) -> bool:
+        affordable = question.affordable_cells
+        if affordable is not None:
+            say(
+                f"the balance of {usd(question.balance_micro_usd)} buys {affordable:,} of the {question.plan.to_pay:,} "
+                "cells that are left"
+            )
+        if yes:
+            return True
+        if not sys.stdin.isatty():
+            raise click.UsageError(
+                f"this spends up to {usd(question.cost_micro_usd)}, and there is no terminal to ask at: "
+                "add --yes, or a bound with --budget USD"
+            )
+        cells, images = question.plan.to_pay, question.plan.images
+        say(f"{question.plan.name}: {cells:,} cells, {images:,} images are left to pay")
+        most = usd(question.cost_micro_usd)
+        wanted = f"Buy {affordable:,} cells?" if affordable is not None else f"Spend up to {most}?"
+        # asyncio turns the first Ctrl-C into a cancelled task, which nobody would notice while the question waits.
+        before = signal.signal(signal.SIGINT, signal.default_int_handler)
+        try:
+            return click.confirm(wanted, default=False, err=True)
+        finally:
+            signal.signal(signal.SIGINT, before)
+
+    return ask
+
+
+def show_plan(plan: Any, preflight: Any) -> None:
+    from batchflux.app.rundir import is_rehearsal
+    from batchflux.core.budget import usd
+
+    for warning in preflight.warnings:
+        say(f"warning: {warning}")
+    if plan.kept or plan.retired:
+        say(f"{plan.kept:,} cells kept, {plan.new:,} new, {plan.retired:,} retired; {plan.done:,} done already")
+    if plan.to_pay:
+        balance = preflight.balance_micro_usd
+        of = f" of a balance of {usd(balance)}" if balance is not None else ""
+        if is_rehearsal(Path(plan.run_dir)):
+            of = " of play money"
+        cost = usd(round((plan.cost_usd or 0) * 1_000_000))
+        say(f"{plan.name}: {plan.to_pay:,} cells to pay, {plan.images:,} images, {cost}{of}")
+
+
+def observer(name: str) -> Callable[[Any], Any]:
+    def make(progress: Any) -> Any:
+        from batchflux.engine.observers import Bar, Lines
+
+        return Bar(progress, name=_harmless(name)) if sys.stderr.isatty() else Lines()
+
+    return make
+
+
+def show_requests(requests: Sequence[Mapping[str, Any]]) -> None:
+    import json
+
+    tell("  first requests")
+    for request in requests:
+        body = json.dumps(request["body"], ensure_ascii=False)
+        shown = body if len(body) <= 400 else body[:400] + "…"
+        tell(f"    POST {request['model']}  {shown}")
+
+
+def show_failed(cells: list[dict[str, Any]], run_dir: Path, *, as_json: bool) -> None:
+    import json
+    from shlex import quote
+
+    if as_json:
+        tell_json(json.dumps(cells, ensure_ascii=False))
+        return
+    for cell in cells:
+        params = ", ".join(f"{name} {value}" for name, value in cell["params"].items())
+        line = f"row {cell['row']} ({cell['prompt_id']}), {params}: {cell['error_kind']}: {cell['error']}"
+        tell(" ".join(line.splitlines()))
+    tell(f"next: batchflux run {quote(str(run_dir))} --retry-failed" if cells else "no cell has failed")
+
+
+def file_bar() -> Callable[[int, int], None]:
+    """Return what shows how far the files are."""
+    from tqdm import tqdm
+
+    bar = tqdm(desc="verify", unit=" files", leave=False)
+
+    def show(done: int, total: int) -> None:
+        bar.total, bar.n = total, done
+        bar.refresh()
+        if done >= total:
+            bar.close()
+
+    return show
