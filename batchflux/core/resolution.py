@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Self
 
 from batchflux.core.flow import CellState
 from batchflux.core.history import HistoryItem
@@ -23,6 +24,18 @@ class Unresolved:
     price_micro_usd: int
     sent_at_ms: int
     seen_at_ms: int
+
+    @classmethod
+    def of(cls, fact: Fact, *, price_micro_usd: int) -> Self:
+        """Return the lost submission that an UNANSWERED fact tells of."""
+        return cls(
+            cell_id=fact.cell_id,
+            before=CellState(attempts=fact.attempts, cost_micro_usd=fact.cost_micro_usd - price_micro_usd),
+            attempt=fact.attempt,
+            price_micro_usd=price_micro_usd,
+            sent_at_ms=fact.submitted_at_ms or fact.at_ms,
+            seen_at_ms=fact.at_ms,
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

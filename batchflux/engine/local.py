@@ -16,7 +16,6 @@ from typing import assert_never
 from batchflux.core.errors import BatchfluxError
 from batchflux.core.flow import (
     Answered,
-    CellState,
     Event,
     FlowRules,
     Looked,
@@ -254,7 +253,7 @@ class Engine:
             if holds:
                 self.admission.slot_freed()
         if final is not None and final.kind is FactKind.UNANSWERED:
-            self.resolver.add(item, _unresolved(final, price_micro_usd=rules.price_micro_usd))
+            self.resolver.add(item, Unresolved.of(final, price_micro_usd=rules.price_micro_usd))
         if final is not None and final.error_kind == "credit":
             # The next ones would be accepted and fail just so: the account is empty, not the cell wrong.
             fault = Fault(kind="credit", message=final.error or "no credit")
@@ -400,16 +399,3 @@ class Engine:
         else:
             self.admission.health.heard(now_s)
         return self._looked(result)
-
-
-def _unresolved(fact: Fact, *, price_micro_usd: int) -> Unresolved:
-    """Return a lost submission from the fact that says so."""
-    before = CellState(attempts=fact.attempts, cost_micro_usd=fact.cost_micro_usd - price_micro_usd)
-    return Unresolved(
-        cell_id=fact.cell_id,
-        before=before,
-        attempt=fact.attempt,
-        price_micro_usd=price_micro_usd,
-        sent_at_ms=fact.submitted_at_ms or fact.at_ms,
-        seen_at_ms=fact.at_ms,
-    )
