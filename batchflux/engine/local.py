@@ -58,8 +58,7 @@ _SAME_FAILURES = 20
 # Ids that answers are held against: what passes for another's answer is young, and ten million ids would be a gigabyte.
 KNOWN_IDS = 65536
 PULSE_S = 1.0
-# How long open POSTs are waited for at a stop: their answers are worth more than a quick exit. Where the disk refuses
-# nobody asked for one, so they have all the time that a POST may take (io.client).
+# How long open POSTs are waited for at a stop, and where nobody asked for one: as long as a POST may take (io.client).
 _DRAIN_S = 10.0
 _DRAIN_AFTER_FAILURE_S = 60.0
 
