@@ -170,13 +170,20 @@ def cell_flow(
                 return None
             at_ms, now_s = event.at_ms, event.now_s
             verdict = _after_submission(intent, event, state=state, rules=rules)
-            yield Record(fact=verdict.fact, frees_micro_usd=verdict.frees_micro_usd)
+            looked = yield Record(fact=verdict.fact, frees_micro_usd=verdict.frees_micro_usd)
+            if isinstance(looked, Looked):
+                dice = looked.dice
             if verdict.next == "end":
                 return verdict.fact if verdict.fact.kind is not FactKind.RELEASED else None
             state = verdict.state
             if verdict.next == "again":
                 continue
-        outcome = yield from _watch(cell, state=state, rules=rules, book=book, now_s=now_s, is_resumed=is_resumed)
+        try:
+            outcome = yield from _watch(
+                cell, state=state, rules=rules, book=book, now_s=now_s, dice=dice, is_resumed=is_resumed
+            )
+        finally:
+            book.pace.ended(state.prediction_id or "")
         is_resumed = False
         if outcome.again:
             freed = state.price_micro_usd
@@ -269,11 +276,22 @@ class _Watched:
 
 
 def _watch(
-    cell: Cell, *, state: CellState, rules: FlowRules, book: LatencyBook, now_s: float, is_resumed: bool
+    cell: Cell,
+    *,
+    state: CellState,
+    rules: FlowRules,
+    book: LatencyBook,
+    now_s: float,
+    dice: float,
+    is_resumed: bool,
 ) -> Generator[Command, Event, _Watched]:
-    """Ask for an accepted prediction until it is final or over its time."""
+    """Ask for an accepted prediction until it is final or over its time.
+
+    One that an earlier run left is asked for as soon as its turn comes. Nothing is learned of it, since between the
+    two runs nobody looked; how old it is by the wall clock says how long its steps are.
+    """
     assert state.prediction_id is not None  # noqa: S101
-    began_s, dice = now_s, 0.5
+    began_s, asked_s, older_s = now_s, now_s, 0.0
     faults = empty_looks = 0
     looked_before_s = 0.0
     missing_since_s: float | None = None
@@ -289,13 +307,17 @@ def _watch(
         submitted_at_ms=state.submitted_at_ms,
         created_at_ms=state.created_at_ms,
     )
-    wait_s = 0.0 if is_resumed else book.wait_s(0.0, dice=dice)
+    wait_s = book.pace.turn_s(now_s) if is_resumed else book.wait_s(0.0, dice=dice)
     while True:
         if wait_s > 0:
-            yield Wait(seconds=wait_s)
+            event = yield Wait(seconds=wait_s)
+            assert isinstance(event, Looked)  # noqa: S101
+            asked_s = event.now_s
         event = yield Poll(prediction_id=state.prediction_id)
         assert isinstance(event, Looked)  # noqa: S101
-        dice, waited_s = event.dice, event.now_s - began_s
+        dice, waited_s, trip_s = event.dice, event.now_s - began_s, event.now_s - asked_s
+        if is_resumed and state.submitted_at_ms is not None:
+            older_s = max(0.0, (event.at_ms - state.submitted_at_ms) / 1000 - waited_s)
         match event.result:
             case Prediction() as prediction if is_final(prediction):
                 faults, missing_since_s = 0, None
@@ -303,12 +325,16 @@ def _watch(
                 empty_looks += is_empty
                 if not is_empty or empty_looks >= _EMPTY_LOOKS:
                     if not is_resumed and prediction.status == "completed":
-                        book.learn(waited_s, before_s=looked_before_s, inference_ms=prediction.inference_ms)
+                        told_ms = prediction.inference_ms
+                        book.learn(waited_s, before_s=looked_before_s, inference_ms=told_ms, trip_s=trip_s)
                     return _finish(cell, fact, prediction, event, state=state, rules=rules)
-                wait_s = book.wait_s(waited_s, dice=dice)
+                wait_s = book.wait_s(older_s + waited_s, dice=dice)
             case Prediction():
                 faults, missing_since_s = 0, None
-                wait_s = book.wait_s(waited_s, dice=dice)
+                if not is_resumed:
+                    book.saw_running(waited_s, before_s=looked_before_s, trip_s=trip_s)
+                    looked_before_s = waited_s
+                wait_s = book.wait_s(older_s + waited_s, dice=dice)
             case Fault() as fault:
                 faults += 1
                 if fault.kind == "not_found":
@@ -317,10 +343,10 @@ def _watch(
                         return _Watched(fact=_ended(fact, event, status=CellStatus.FAILED, fault=fault))
                 else:
                     missing_since_s = None
-                wait_s = POLL_BACKOFF.wait_for(fault, faults, dice=dice)
+                wait_s = max(POLL_BACKOFF.wait_for(fault, faults, dice=dice), book.pace.least_s())
             case None:
                 pass
-        looked_before_s = waited_s
+        book.pace.again(state.prediction_id)
         # One that is missing is waited for until that is believed, or a short timeout would leave it open for ever.
         if waited_s + wait_s > rules.timeout_s and missing_since_s is None:
             over = Fault(kind="timeout", message=f"not final after {waited_s:.0f} s; every later run asks for it again")

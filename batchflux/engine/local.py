@@ -7,6 +7,7 @@ their intent is durable, and nothing around it sends one again.
 
 import asyncio
 import json
+from collections import defaultdict
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -27,7 +28,7 @@ from batchflux.core.flow import (
     cell_flow,
 )
 from batchflux.core.model import CellStatus, Fact, FactKind, Fault, Prediction
-from batchflux.core.polling import LatencyBook
+from batchflux.core.polling import LatencyBook, PollPace
 from batchflux.core.progress import Progress
 from batchflux.core.protocol import (
     Accepted,
@@ -97,7 +98,8 @@ class Engine:
     ids_before: Iterable[str] = ()
 
     def __post_init__(self) -> None:
-        self.books: dict[str, LatencyBook] = {}
+        pace = PollPace()
+        self.books: defaultdict[str, LatencyBook] = defaultdict(lambda: LatencyBook(pace))
         self.resolver = Resolver(
             sink=self.sink,
             observer=self.observer,
@@ -210,7 +212,7 @@ class Engine:
             item.cell,
             body_json=body.decode(),
             rules=rules,
-            book=self.books.setdefault(item.cell.model, LatencyBook()),
+            book=self.books[item.cell.model],
             state=item.state,
             start=self._looked(),
         )
