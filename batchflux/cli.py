@@ -129,6 +129,8 @@ def _until(context: click.Context, parameter: click.Parameter, value: str | None
 @click.option("--resubmit-unknown", is_flag=True, help="Send again what may have been accepted: you may pay twice.")
 @click.option("--download-only", is_flag=True, help="Fetch the images that are missing; submit nothing.")
 @click.option("--allow-host", "allow_hosts", metavar="HOST", multiple=True, help="Send your key to this API host too.")
+@click.option("--notify", metavar="URL", help="POST the closing summary there when the run ends or stops.")
+@click.option("--notify-command", metavar="CMD", help="Run this then, with the summary on its standard input.")
 @click.option("--yes", is_flag=True, help="Don't ask before spending.")
 @click.option("--quiet", is_flag=True, help="Show no progress.")
 @_json
@@ -140,9 +142,11 @@ def run(job: Path, out: Path | None, settings: tuple[str, ...], concurrency: int
     import asyncio
 
     from batchflux.app.job import load_job
+    from batchflux.app.notify import Notifier
     from batchflux.app.run import RunOptions, run_async
 
     loaded = load_job(job, _overrides(settings, concurrency), out=out)
+    notifier = Notifier(url=options["notify"], command=options["notify_command"], key_env=loaded.spec.api.key_env)
     for warning in loaded.warnings:
         say(f"warning: {warning}")
     as_json, quiet, yes = options.pop("as_json"), options.pop("quiet"), options.pop("yes")
@@ -157,19 +161,21 @@ def run(job: Path, out: Path | None, settings: tuple[str, ...], concurrency: int
         download_only=options["download_only"],
         allow_hosts=frozenset(options["allow_hosts"]),
     )
-    result = asyncio.run(
-        run_async(
-            loaded,
-            run_options,
-            ask=asker(yes=yes or has_budget),
-            observe=None if quiet else observer(loaded.name),
-            on_plan=None if quiet else show_plan,
-            on_notice=None if quiet else say,
+    with notifier.on_error(loaded.name, loaded.run_dir, say):
+        result = asyncio.run(
+            run_async(
+                loaded,
+                run_options,
+                ask=asker(yes=yes or has_budget),
+                observe=None if quiet else observer(loaded.name),
+                on_plan=None if quiet else show_plan,
+                on_notice=None if quiet else say,
+            )
         )
-    )
     if as_json:
         tell_json(result.as_json())
     say("\n".join(result.lines()) if not as_json else result.lines()[0])
+    notifier.tell(result.as_json(), name=result.name, run_dir=result.run_dir, exit_status=result.exit_status, say=say)
     return result.exit_status
 
 

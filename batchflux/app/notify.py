@@ -3,16 +3,19 @@
 Both come from the command line alone: a spec from a stranger must not run a command or send a summary anywhere.
 """
 
+import json
 import os
 import subprocess
 import urllib.error
 import urllib.request
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
 
-from batchflux.core.errors import UsageError
+from batchflux.core.errors import BatchfluxError, JobSpecError, UsageError
 
 __all__ = ["Notifier"]
 
@@ -35,14 +38,34 @@ class Notifier:
         ):
             raise UsageError(f"--notify {self.url}: no http or https URL")
 
-    def tell(self, summary: str, *, name: str, run_dir: str, exit_status: int) -> Iterator[str]:
-        """Tell each once, and yield a line for each that could not be told."""
+    def tell(self, summary: str, *, name: str, run_dir: Path, exit_status: int, say: Callable[[str], None]) -> None:
+        """Tell each once; `say` hears of each that could not be told."""
+        problems: list[str] = []
         if self.url is not None:
-            yield from _post(self.url, summary)
+            problems += _post(self.url, summary)
         if self.command is not None:
-            told = {"BATCHFLUX_NAME": name, "BATCHFLUX_RUN_DIR": run_dir, "BATCHFLUX_EXIT_STATUS": str(exit_status)}
+            told = {
+                "BATCHFLUX_NAME": name,
+                "BATCHFLUX_RUN_DIR": str(run_dir),
+                "BATCHFLUX_EXIT_STATUS": str(exit_status),
+            }
             inherited = {key: value for key, value in os.environ.items() if key != self.key_env}
-            yield from _run(self.command, summary, {**inherited, **told})
+            problems += _run(self.command, summary, {**inherited, **told})
+        for problem in problems:
+            say(f"warning: {problem}")
+
+    @contextmanager
+    def on_error(self, name: str, run_dir: Path, say: Callable[[str], None]) -> Iterator[None]:
+        """Tell of a run that an error ends; not of what is refused before anything began, with whoever began it
+        still there."""
+        try:
+            yield
+        except BatchfluxError as error:
+            if not isinstance(error, JobSpecError | UsageError):
+                summary = {"name": name, "run_dir": str(run_dir), "stopped": str(error)}
+                text = json.dumps({**summary, "exit_status": error.exit_status}, ensure_ascii=False)
+                self.tell(text, name=name, run_dir=run_dir, exit_status=error.exit_status, say=say)
+            raise
 
 
 def _post(url: str, summary: str) -> Iterator[str]:

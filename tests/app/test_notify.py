@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from batchflux.app.notify import Notifier
-from batchflux.core.errors import UsageError
+from batchflux.core.errors import StorageError, UsageError
 
 SUMMARY = json.dumps({"name": "owls", "completed": 3})
 
@@ -20,7 +20,9 @@ SUMMARY = json.dumps({"name": "owls", "completed": 3})
 def told(*, url: str | None = None, command: str | None = None) -> list[str]:
     """Tell, and return what went wrong."""
     notifier = Notifier(url=url, command=command, key_env="THE_KEY")
-    return list(notifier.tell(SUMMARY, name="owls", run_dir="runs/owls", exit_status=3))
+    said: list[str] = []
+    notifier.tell(SUMMARY, name="owls", run_dir=Path("runs/owls"), exit_status=3, say=said.append)
+    return said
 
 
 @contextmanager
@@ -93,5 +95,23 @@ def test_a_command_gets_the_summary_and_not_the_key(tmp_path: Path, monkeypatch:
 
 def test_a_command_that_fails() -> None:
     """It is a line, and no error; one that reads nothing is no failure."""
-    assert told(command="exit 7") == ["--notify-command: ended with status 7"]
+    assert told(command="exit 7") == ["warning: --notify-command: ended with status 7"]
     assert told(command="true") == []
+
+
+def test_an_error_that_ends_a_run_is_told_and_a_wrong_option_is_not(tmp_path: Path) -> None:
+    """A full disk at three in the morning is; whoever gave a wrong option is still there."""
+    out = tmp_path / "told"
+    notifier = Notifier(url=None, command=f"cat > {out}", key_env="THE_KEY")
+    with pytest.raises(UsageError), notifier.on_error("owls", tmp_path, lambda line: None):
+        raise UsageError("no key")
+    assert not out.exists()
+    full = StorageError(tmp_path, doing="write", cause=OSError(28, "No space left on device"))
+    with pytest.raises(StorageError), notifier.on_error("owls", tmp_path, lambda line: None):
+        raise full
+    assert json.loads(out.read_text()) == {
+        "name": "owls",
+        "run_dir": str(tmp_path),
+        "stopped": str(full),
+        "exit_status": 4,
+    }

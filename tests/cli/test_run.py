@@ -1,5 +1,6 @@
 """`batchflux run` as users meet it: exit statuses, options, closing words, what is refused before anything is sent."""
 
+import json
 import shutil
 import time
 from collections.abc import Iterator
@@ -184,6 +185,18 @@ def test_an_image_that_went_bad_is_fetched_again(command: Command, service: Runn
     assert service.stats["submissions_received"] == made
     assert [path.read_bytes() for path in files] == whole
     assert command("verify", "out", cwd=tmp_path).status == 0
+
+
+def test_somebody_is_told_of_the_end(command: Command, service: RunningSandbox, tmp_path: Path) -> None:
+    """Once, with the closing summary; that it fails changes nothing."""
+    job = _job(tmp_path, service, grid={"seed": [1]})
+    tell = ("--notify-command", "cat >> told; exit 5", "--notify", "http://127.0.0.1:9/")
+    done = command("run", job, "--json", *tell, cwd=tmp_path)
+    assert done.status == 0
+    assert json.loads((tmp_path / "told").read_text()) == json.loads(done.out)
+    assert "warning: --notify-command: ended with status 5" in done.err
+    assert "warning: --notify http://127.0.0.1:9/: " in done.err
+    assert command("run", job, "--notify", "nowhere", cwd=tmp_path).status == 2
 
 
 def test_images_that_can_not_be_had(command: Command, tmp_path: Path) -> None:
