@@ -9,7 +9,7 @@ Sources: [page] the model page; [docs] WaveSpeed's documentation; [SDK] its offi
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeAlias
 from urllib.parse import quote, urlsplit
 
@@ -127,10 +127,14 @@ class Rejected:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Unanswered:
-    """It can't be known whether the service accepted. `redirected_to` names where a redirect pointed."""
+    """It can't be known whether the service accepted. `redirected_to` names where a redirect pointed.
+
+    `asks_to_wait` is a gateway's 429: no proof that nothing was made, but all submissions are to slow down.
+    """
 
     fault: Fault
     redirected_to: str | None = None
+    asks_to_wait: bool = False
 
 
 SubmitAnswer: TypeAlias = NotSent | Accepted | Rejected | Unanswered
@@ -178,7 +182,11 @@ def decipher_submit(answer: HttpAnswer | TransportFault, *, is_known_id: bool = 
     if 200 <= answer.status < 300 and answer.status not in _WITHOUT_ANSWER:
         return _decipher_ok(envelope, answer, is_known_id=is_known_id)
     if envelope is None:
-        return Unanswered(fault=_unknown(f"HTTP {answer.status} without the service's own words"))
+        fault = _unknown(f"HTTP {answer.status} without the service's own words")
+        if answer.status != 429:
+            return Unanswered(fault=fault)
+        wait_s = retry_after_s(answer.retry_after, date=answer.date)
+        return Unanswered(fault=replace(fault, retry_after_s=wait_s), asks_to_wait=True)
     return _refusal(answer.status, envelope, answer)
 
 
@@ -261,16 +269,19 @@ def decipher_result(answer: HttpAnswer | TransportFault, prediction_id: str) -> 
 
 
 def _query_fault(answer: HttpAnswer) -> Fault | None:
-    """Return why an answer to a query tells nothing, by HTTP status and by the envelope's code; None where it may."""
+    """Return why an answer to a query tells nothing, by HTTP status and by the envelope's code; None where it may.
+
+    A page that refuses the key, or knows no prediction, is a gateway's: only the service's own words end a run or a cell.
+    """
     envelope = parse_object(answer.body)
     code = envelope.get("code") if envelope is not None else None
     status = answer.status if answer.status != 200 or not isinstance(code, int) else code
     if status != 200:
         kind: ErrorKind = "server"
-        if status in (401, 403):
+        if status in (401, 403) and envelope is not None:
             kind = "auth"
         elif status == 404:
-            kind = "not_found"
+            kind = "not_found" if envelope is not None else "bad_response"
         elif status == 429:
             kind = "rate_limit"
         elif envelope is not None and 400 <= status < 500:

@@ -337,8 +337,11 @@ class Engine:
             case NotSent(fault=fault):
                 gate.breaker.not_sent()
                 self._silent(fault, now_s)
-            case Unanswered(fault=fault, redirected_to=redirected_to):
+            case Unanswered(fault=fault, redirected_to=redirected_to, asks_to_wait=asks_to_wait):
                 gate.breaker.unanswered(sent_at_s=sent_at_s, now_s=now_s)
+                if asks_to_wait:
+                    gate.window.refused(sent_at_s=sent_at_s, now_s=now_s)
+                    gate.pace.pause(fault, sent_at_s=sent_at_s, now_s=now_s)
                 if redirected_to is not None:
                     message = f"{self.base_url} redirects to {redirected_to}; submissions are not sent elsewhere"
                     gate.switch.stop(StopReason(kind="trouble", message=message, fault=fault))

@@ -141,6 +141,15 @@ def test_rejected_for_the_moment(got: HttpAnswer) -> None:
     assert (found.concerns, found.fault.kind) == ("moment", "rate_limit")
 
 
+@pytest.mark.parametrize("status", [400, 401, 403, 404, 429, 502])
+def test_a_gateways_page_decides_nothing_but_the_pace(status: int) -> None:
+    """Whether the service saw the request is unknown; a page that asks to be left alone is heeded all the same."""
+    found = decipher_submit(HttpAnswer(status=status, body=HTML, retry_after="7"))
+    assert isinstance(found, Unanswered)
+    assert found.asks_to_wait == (status == 429)
+    assert found.fault.retry_after_s == (7.0 if status == 429 else None)
+
+
 @pytest.mark.parametrize(("kind", "table"), [("auth", AUTH), ("credit", CREDIT), ("not_found", NOT_FOUND)])
 def test_rejected_for_the_whole_job(kind: str, table: dict[str, HttpAnswer]) -> None:
     """A refused key, no credit left (in each of its wordings) and a wrong model concern every cell alike."""
