@@ -271,7 +271,7 @@ def decipher_result(answer: HttpAnswer | TransportFault, prediction_id: str) -> 
 def _query_fault(answer: HttpAnswer) -> Fault | None:
     """Return why an answer to a query tells nothing, by HTTP status and by the envelope's code; None where it may.
 
-    A page that refuses the key, or knows no prediction, is a gateway's: only the service's own words end a run or a cell.
+    A page that refuses the key or knows no prediction is a gateway's: only the service's own words end a run or a cell.
     """
     envelope = parse_object(answer.body)
     code = envelope.get("code") if envelope is not None else None
