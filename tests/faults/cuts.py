@@ -1,4 +1,4 @@
-"""A server that lets go of the line after so many bytes: of the request that it reads, or of the answer that it gives."""
+"""A server that lets go of the line after so many bytes of the request that it reads, or of the answer it gives."""
 
 import asyncio
 import socket

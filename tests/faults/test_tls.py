@@ -62,7 +62,7 @@ def _submit(server: TlsServer, *, ca_file: Path | None) -> HttpAnswer | Transpor
 
 def _old(authority: Authority) -> ssl.SSLContext:
     context = authority.signed("old").context()
-    with pytest.warns(DeprecationWarning):
+    with pytest.warns(DeprecationWarning, match="TLSv1_1"):
         context.minimum_version = context.maximum_version = ssl.TLSVersion.TLSv1_1
     context.set_ciphers("ALL:@SECLEVEL=0")
     return context
