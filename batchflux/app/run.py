@@ -94,7 +94,7 @@ async def run_async(
     check_origin(job.run_dir, RunIdentity.read(job.run_dir), origin=origin)
     key = ApiKey("sandbox") if is_sandbox else key_for(job.spec.api, allow_hosts=options.allow_hosts)
     with ExitStack() as stack:
-        stack.enter_context(RunLock(job.run_dir))
+        lock = stack.enter_context(RunLock(job.run_dir))
         identity = RunIdentity.open(job.run_dir, origin=origin)
         base_url = _start_sandbox(job, options, stack) if is_sandbox else job.spec.api.base_url
         known = await _read_known(job, identity, options)
@@ -103,7 +103,7 @@ async def run_async(
         async with Client(key, proxy=proxy, ca_file=ca_file) as client:
             session = await prepare(job, options, known, client, base_url, ask=ask, on_plan=on_plan)
             job = freeze_job(job)
-            async with _checkpoint(job.run_dir, identity) as sink:
+            async with _checkpoint(job.run_dir, identity, lock) as sink:
                 if sink.torn and session.may_spend:
                     await _look_up_lost(job, options, known, client, sink, session=session, on_notice=on_notice)
                     known = await _read_known(job, identity, options)
@@ -175,7 +175,7 @@ def _start_sandbox(job: Job, options: RunOptions, stack: ExitStack) -> str:
 
 
 @asynccontextmanager
-async def _checkpoint(run_dir: Path, identity: RunIdentity) -> AsyncIterator[CheckpointWriter]:
-    writer = await asyncio.to_thread(CheckpointWriter.open, run_dir, identity.run_id)
+async def _checkpoint(run_dir: Path, identity: RunIdentity, lock: RunLock) -> AsyncIterator[CheckpointWriter]:
+    writer = await asyncio.to_thread(CheckpointWriter.open, run_dir, identity.run_id, is_ours=lock.is_held)
     async with writer:
         yield writer

@@ -45,8 +45,11 @@ class CheckpointWriter:
     stays, and the next `open` seals the whole records.
     """
 
-    def __init__(self, run_dir: Path, *, job_id: str, journal: Journal, recovered: Recovered) -> None:
+    def __init__(
+        self, run_dir: Path, *, job_id: str, journal: Journal, recovered: Recovered, is_ours: Callable[[], bool]
+    ) -> None:
         self.recovered, self.torn = recovered.notes, recovered.torn
+        self._is_ours = is_ours
         self._run_dir, self._job_id = run_dir, job_id
         self._journal, self._sequence = journal, recovered.sequence + 1  # the one that takes appends, and its number
         self._ready: Journal | None = None  # the next one, made but not yet turned to
@@ -61,9 +64,10 @@ class CheckpointWriter:
         self._sealer = ThreadPoolExecutor(max_workers=1, thread_name_prefix="batchflux-seal")
 
     @classmethod
-    def open(cls, run_dir: Path, job_id: str) -> Self:
+    def open(cls, run_dir: Path, job_id: str, *, is_ours: Callable[[], bool] = lambda: True) -> Self:
         """Bring what an earlier run left into order and begin a new journal; blocks, a second for a few journals.
 
+        `is_ours` says whether the run's lock still guards the directory; without it no intent is durable any more.
         `recovered` then holds a line for each journal that had to be sealed or set aside, and `torn` the journals
         whose ends may have held facts: nothing may be spent before those are looked up. Raise CheckpointDamaged
         where a journal holds damage, has no place in the sequence or is another job's, and again at every later
@@ -76,7 +80,7 @@ class CheckpointWriter:
         sequence = recovered.sequence + 1
         header = JournalHeader(job_id=job_id, sequence=sequence, predecessor=recovered.digest)
         journal = Journal.create(journal_path(run_dir, sequence), header=header)
-        return cls(run_dir, job_id=job_id, journal=journal, recovered=recovered)
+        return cls(run_dir, job_id=job_id, journal=journal, recovered=recovered, is_ours=is_ours)
 
     async def __aenter__(self) -> Self:
         return self
@@ -95,6 +99,12 @@ class CheckpointWriter:
         """Append a fact and wait until it is flushed to the disk: what must be so before a POST leaves."""
         self._journal.append(fact)
         await self._journal.flushed()
+        # Asked only now: whoever takes the directory over from here on finds this intent in it.
+        if not self._is_ours():
+            cause = OSError(
+                errno.ESTALE, "its lock is gone: the directory was removed or moved, or another run took it"
+            )
+            raise StorageError(self._run_dir, doing="go on with the run directory", cause=cause)
 
     async def flushed(self) -> None:
         """Wait until every fact recorded so far would survive a power cut."""

@@ -296,6 +296,25 @@ def test_a_journal_that_was_deleted_stops_the_run(tmp_path: Path) -> None:
     asyncio.run(main())
 
 
+def test_an_intent_is_asked_for_its_lock_after_its_flush(tmp_path: Path) -> None:
+    """Whoever takes the directory over finds each intent whose POST left; the others' writers hear a refusal."""
+    flushed: list[int] = []
+
+    def is_ours() -> bool:
+        flushed.append(len(cell_numbers(read_facts(tmp_path))))
+        return len(flushed) < 3
+
+    async def main() -> None:
+        async with CheckpointWriter.open(tmp_path, JOB, is_ours=is_ours) as writer:
+            for number in range(2):
+                await writer.intent(make_fact(number))
+            with pytest.raises(StorageError, match="its lock is gone"):
+                await writer.intent(make_fact(2))
+
+    asyncio.run(main())
+    assert flushed == [1, 2, 3]
+
+
 def test_pandas_reads_the_folder_at_any_moment(tmp_path: Path) -> None:
     """Empty, with one part or several, or with a temporary beside them, `pandas.read_parquet` gives the facts."""
 
