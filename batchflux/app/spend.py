@@ -13,7 +13,7 @@ from batchflux.app.publish import publish_results
 from batchflux.app.resume import Known, lay_over
 from batchflux.app.rundir import RunIdentity, is_rehearsal, read_facts_of
 from batchflux.app.stopping import Bell, Signals
-from batchflux.app.work import backlog, harmed_cells, known_ids, lost_submissions, newest_ids, wall_ms, work_left
+from batchflux.app.work import backlog, harmed_cells, known_ids, lost_submissions, newest_ids, run_clock, work_left
 from batchflux.core.errors import RunInterrupted
 from batchflux.core.limits import AUTO_MOST, Breaker, Health, Pace, Window
 from batchflux.core.model import CellStatus
@@ -56,7 +56,7 @@ async def spend(
     log = RunLog(job.run_dir / "run.log", level=log_level())
     seen = observe(progress) if observe is not None else None
     observer: Observer = Several([log, seen]) if seen is not None else log
-    dice = random.SystemRandom().random
+    dice, wall_ms = random.SystemRandom().random, run_clock()
     concurrency = spec.run.concurrency
     admission = Admission(
         window=Window.learned() if concurrency is None else Window.capped(concurrency),
@@ -110,7 +110,7 @@ async def spend(
         admission.expected_s = engine.expected_s
         observer.note("start", cells=progress.n_cells, pending=progress.counts[CellStatus.PENDING])
         work = iter(()) if options.download_only else work_left(job, known, options)
-        lost = [] if options.download_only else lost_submissions(job, known)
+        lost = [] if options.download_only else lost_submissions(job, known, now_ms=wall_ms())
         with Signals(admission, bell, observer) as signals:
             try:
                 stop = await engine.run(work, lost)

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from batchflux.app.job import Job
 from batchflux.app.resume import Known
-from batchflux.app.work import known_ids, wall_ms, work_of
+from batchflux.app.work import known_ids, run_clock, work_of
 from batchflux.core.claims import Claims, claim
 from batchflux.core.errors import CheckpointDamaged
 from batchflux.core.flow import CellState, FlowRules, intent_fact
@@ -45,6 +45,7 @@ async def look_up(
     `accepts` is the user's word to go on where the history can't tell. Without it that raises CheckpointDamaged.
     """
     starts = [each.since_ms for each in torn]
+    wall_ms = run_clock()
     reconciler = Reconciler(
         transport=transport,
         observer=observer,
@@ -70,19 +71,19 @@ async def look_up(
         named = ", ".join(item.prediction.id for item in claims.unclear[:_NAMED])
         more = f" and {len(claims.unclear) - _NAMED} more" if len(claims.unclear) > _NAMED else ""
         raise _damaged(job, torn, f"the service's history holds predictions that could be any cell's ({named}{more})")
-    for fact in _facts(claims, job, known, price_of=price_of):
+    for fact in _facts(claims, job, known, price_of=price_of, at_ms=wall_ms()):
         sink.record(fact)
     observer.note("looked up", journals=len(torn), strangers=len(strangers), adopted=len(claims.found))
     return len(claims.found)
 
 
-def _facts(claims: Claims, job: Job, known: Known, *, price_of: Callable[[Work], int]) -> list[Fact]:
+def _facts(claims: Claims, job: Job, known: Known, *, price_of: Callable[[Work], int], at_ms: int) -> list[Fact]:
     """Return the facts that a submission and its answer would have stated."""
     tried = dict(known.states(known.places(CellStatus.PENDING, CellStatus.FAILED))) if claims.found else {}
     facts = []
     for index, item in claims.found:
         work = work_of(job, index, tried.get(index, CellState()))
-        created_ms = item.prediction.created_at_ms or wall_ms()
+        created_ms = item.prediction.created_at_ms or at_ms
         rules = FlowRules(
             max_attempts=job.spec.run.max_attempts, timeout_s=job.spec.run.timeout_s, price_micro_usd=price_of(work)
         )
@@ -96,7 +97,7 @@ def _facts(claims: Claims, job: Job, known: Known, *, price_of: Callable[[Work],
             sent_at_ms=created_ms,
             seen_at_ms=created_ms,
         )
-        facts.append(adopt(lost, item, at_ms=wall_ms()).fact)
+        facts.append(adopt(lost, item, at_ms=at_ms).fact)
     return facts
 
 

@@ -7,6 +7,7 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from dataclasses import replace
+from typing import Final
 
 import numpy as np
 import pyarrow as pa
@@ -23,14 +24,32 @@ from batchflux.engine.ports import Download, Work
 from batchflux.io.checkpoint import read_facts
 from batchflux.io.filecheck import FileCheck, check_files
 
-__all__ = ["backlog", "harmed_cells", "known_ids", "lost_submissions", "newest_ids", "wall_ms", "work_left", "work_of"]
+__all__ = [
+    "backlog",
+    "harmed_cells",
+    "known_ids",
+    "lost_submissions",
+    "newest_ids",
+    "run_clock",
+    "work_left",
+    "work_of",
+]
 
 # The history reaches back a week (documentation), so no older id can be listed.
 _WEEK_MS = 7 * 24 * 3600 * 1000
 
 
-def wall_ms() -> int:
-    return time.time_ns() // 1_000_000
+# Goes on while the computer sleeps, as the service's clock does; elsewhere than on Linux the monotonic one does so.
+_STEADY: Final = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
+
+
+def run_clock() -> Callable[[], int]:
+    """Return the clock of a run, in epoch milliseconds: the wall clock as it is now, carried on by one nobody sets.
+
+    A wall clock that is set in mid-run would let lost submissions be looked for where they can't be, and sent again.
+    """
+    ahead_ns = time.time_ns() - time.clock_gettime_ns(_STEADY)
+    return lambda: (ahead_ns + time.clock_gettime_ns(_STEADY)) // 1_000_000
 
 
 def work_left(job: Job, known: Known, options: RunOptions) -> Iterator[Work]:
@@ -48,9 +67,9 @@ def work_left(job: Job, known: Known, options: RunOptions) -> Iterator[Work]:
         yield work_of(job, index, state)
 
 
-def lost_submissions(job: Job, known: Known) -> list[tuple[Work, Unresolved]]:
+def lost_submissions(job: Job, known: Known, *, now_ms: int) -> list[tuple[Work, Unresolved]]:
     """Return the submissions whose answers an earlier run didn't hear, with their cells."""
-    return [(work_of(job, index, lost.before), lost) for index, lost in known.lost(now_ms=wall_ms())]
+    return [(work_of(job, index, lost.before), lost) for index, lost in known.lost(now_ms=now_ms)]
 
 
 def known_ids(job: Job) -> Callable[[int], Awaitable[Mapping[str, int | None]]]:

@@ -1,0 +1,37 @@
+"""A wall clock that is set while a run is at work decides nothing about what was lost."""
+
+import time
+from pathlib import Path
+
+import pytest
+
+from batchflux.app.work import run_clock
+from batchflux.sandbox import FaultRule, SandboxThread
+from tests.app.test_reconciliation import config, created, run
+
+
+@pytest.mark.fault("P12")
+@pytest.mark.parametrize("leap_s", [-3600, 365 * 86400])
+def test_a_clock_that_is_set_while_a_submission_is_lost(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, leap_s: int
+) -> None:
+    """It left before the clock was set and is given up after it: found all the same, and made once."""
+    plain = time.time_ns
+    monkeypatch.setenv("WAVESPEED_API_KEY", "a-key-for-loopback")
+    with SandboxThread(config(FaultRule(on="submit", do="close", when="after", at=frozenset({10})))) as sandbox:
+        monkeypatch.setattr(
+            time, "time_ns", lambda: plain() + leap_s * 10**9 * (sandbox.stats["submissions_received"] >= 10)
+        )
+        result = run(tmp_path, sandbox, cells=20, run__patience="20s")
+        assert created(sandbox) == {1: 20}
+    assert result.standing.completed == 20
+
+
+@pytest.mark.fault("P12")
+def test_a_runs_clock_goes_on_evenly(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It begins as the wall clock is, and is carried on by one that nobody sets."""
+    before = time.time_ns() // 1_000_000
+    clock = run_clock()
+    first = clock()
+    monkeypatch.setattr(time, "time_ns", lambda: 0)
+    assert before <= first <= clock() <= before + 60_000
