@@ -119,6 +119,7 @@ def _seedless(asks: Counter[Ask]) -> Counter[tuple[str, str]]:
     return found
 
 
+@pytest.mark.fault("I07", "I11")
 @pytest.mark.parametrize("name", EDITS)
 def test_each_edit_alone(service: RunningSandbox, tmp_path: Path, name: str) -> None:
     """A job is run, edited once and run again: only what the edit added is bought."""
@@ -161,6 +162,7 @@ _SEQUENCES = {
 }
 
 
+@pytest.mark.fault("I07")
 @settings(max_examples=8, deadline=None, derandomize=True)
 @given(**_SEQUENCES)
 def test_edits_in_sequence(service: RunningSandbox, base: str, names: list[str], dice: random.Random) -> None:

@@ -46,6 +46,7 @@ def created(sandbox: RunningSandbox) -> Counter[int]:
     return Counter(sandbox.behaviour.creations().values())
 
 
+@pytest.mark.fault("H17")
 @pytest.mark.usefixtures("key")
 def test_one_answer_in_five_lost_costs_no_cell_and_no_cent(tmp_path: Path) -> None:
     """Connections closed after the prediction was created: every one is found in the history and adopted."""
@@ -57,6 +58,7 @@ def test_one_answer_in_five_lost_costs_no_cell_and_no_cent(tmp_path: Path) -> No
     assert result.standing.cost_usd == pytest.approx(60 * 0.08)
 
 
+@pytest.mark.fault("H16")
 @pytest.mark.usefixtures("key")
 def test_what_was_never_accepted_is_sent_again_once_that_is_proven(tmp_path: Path) -> None:
     """502 before anything was created: the history doesn't hold them, so they are pending again and then completed."""
@@ -67,6 +69,7 @@ def test_what_was_never_accepted_is_sent_again_once_that_is_proven(tmp_path: Pat
     assert (result.exit_status, result.standing.completed, result.standing.unknown) == (0, 40, 0)
 
 
+@pytest.mark.fault("S17")
 @pytest.mark.usefixtures("key")
 def test_without_inputs_lost_submissions_are_held_with_their_candidates(tmp_path: Path) -> None:
     """Nothing is adopted and nothing sent again; the user's word sends them again, and their first price stays."""
@@ -87,6 +90,7 @@ def test_without_inputs_lost_submissions_are_held_with_their_candidates(tmp_path
         assert created(sandbox) == {1: 38, 2: 2}
 
 
+@pytest.mark.fault("S18")
 @pytest.mark.usefixtures("key")
 @pytest.mark.parametrize("status", [404, 403])
 def test_without_a_history_lost_submissions_are_held(tmp_path: Path, status: int) -> None:
@@ -103,6 +107,7 @@ def test_without_a_history_lost_submissions_are_held(tmp_path: Path, status: int
         assert created(sandbox) == {1: 40}
 
 
+@pytest.mark.fault("S16")
 @pytest.mark.usefixtures("key")
 def test_a_listing_that_lacks_our_own_predictions_proves_nothing(tmp_path: Path) -> None:
     """An empty page where our predictions should be listed is no proof that a submission was not accepted."""

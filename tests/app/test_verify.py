@@ -105,12 +105,14 @@ def test_a_flipped_bit_of_a_part(sound: Path, tmp_path: Path, part: str) -> None
         assert any(note.startswith("not checked: ") for note in found.notes)
 
 
+@pytest.mark.fault("D08")
 @pytest.mark.parametrize("part", ["checkpoint/part-00000001.parquet", LAST_PART])
 def test_a_removed_part(sound: Path, tmp_path: Path, part: str) -> None:
     """The first is missed by its number, the last by the journal after it."""
     only(damaged(sound, tmp_path, lambda run_dir: (run_dir / part).unlink()), f"damaged: {part}", "missing")
 
 
+@pytest.mark.fault("D12")
 def test_a_foreign_file_in_the_checkpoint(sound: Path, tmp_path: Path) -> None:
     """What pandas would stumble over is named."""
     found = damaged(sound, tmp_path, lambda run_dir: (run_dir / "checkpoint/x.csv").write_text("a"))
@@ -293,6 +295,7 @@ def test_images_that_are_yet_to_be_fetched_are_a_note(tmp_path: Path, monkeypatc
     assert found.notes[0].startswith("images not on the disk: of 2 completed cells; batchflux run ")
 
 
+@pytest.mark.fault("C07")
 def test_beside_a_live_run_nothing_is_wrong(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Looked at again and again while cells are submitted, completed and saved: never a problem, never in the way."""
     monkeypatch.setenv("WAVESPEED_API_KEY", CANARY)

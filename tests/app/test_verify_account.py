@@ -80,6 +80,7 @@ def test_books_that_agree(tmp_path: Path) -> None:
     assert f"  account: {CELLS + 2} predictions, $0.96 in the books; the account charged $1.12" in str(found)
 
 
+@pytest.mark.fault("S19")
 def test_orphans_are_listed_by_id_with_their_dollars(tmp_path: Path) -> None:
     """Made behind the run's back, or twice for one submission: each by its id, its price, its time and its model."""
     pro = "wavespeed-ai/flux-kontext-pro/text-to-image"
@@ -139,6 +140,7 @@ MONEY: dict[str, tuple[list[dict[str, Any]], str, str]] = {
 }
 
 
+@pytest.mark.fault("S21")
 @pytest.mark.parametrize("case", MONEY)
 def test_money_that_differs_is_named(tmp_path: Path, case: str) -> None:
     """A prediction of the run charged twice, at another price or not at all, by its id and both amounts."""
@@ -157,6 +159,7 @@ def test_money_that_differs_is_named(tmp_path: Path, case: str) -> None:
         only(checked(result), what, f"prediction {chosen} (cell ", amounts)
 
 
+@pytest.mark.fault("S22")
 def test_a_refund_that_does_not_come(tmp_path: Path) -> None:
     """It is awaited for the three hours that the service takes, and then missing, by its id."""
     rule = FaultRule(on="submit", do="fail", code=5000, at=frozenset({2}))

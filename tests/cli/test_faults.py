@@ -116,6 +116,7 @@ def test_faults_of_a_template(command: Command, tmp_path: Path) -> None:
     assert "p.csv: row 1: the template makes the same prompt of it and of row 2" in done.err
 
 
+@pytest.mark.fault("D13")
 def test_a_directory_that_can_not_be_believed(command: Command, tmp_path: Path) -> None:
     """A checkpoint whose identity is gone, and one that is not readable: what to do, and no traceback."""
     folder = tmp_path / "out"

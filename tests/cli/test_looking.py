@@ -168,6 +168,7 @@ def test_help_and_version(command: Command, tmp_path: Path) -> None:
 
 
 @pytest.mark.security(19)
+@pytest.mark.fault("I13")
 def test_nothing_from_data_steers_the_terminal(command: Command, tmp_path: Path) -> None:
     """Prompts, ids, paths and the service's words are shown without what a terminal would obey; JSON keeps values."""
     word = f"fail {_STEERING} here\nnext: rm"

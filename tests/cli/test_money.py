@@ -120,6 +120,7 @@ def test_the_question_says_what_it_is_about_though_quiet(tmp_path: Path) -> None
         assert "100%" not in done.err
 
 
+@pytest.mark.fault("I12")
 def test_a_balance_that_does_not_buy_all(tmp_path: Path) -> None:
     """It says how many cells it buys, asks about those, and stops with 4 when the credit is used."""
     with ExitStack() as stack:

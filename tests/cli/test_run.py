@@ -211,6 +211,7 @@ def test_images_that_can_not_be_had(command: Command, tmp_path: Path) -> None:
     assert done.err.splitlines()[-1] == "  next: batchflux run out --download-only"
 
 
+@pytest.mark.fault("H10", "H11")
 @pytest.mark.parametrize(
     ("knobs", "words"),
     [
@@ -240,6 +241,7 @@ def test_a_service_that_is_not_there_is_4(command: Command, tmp_path: Path) -> N
 
 
 @pytest.mark.security(8)
+@pytest.mark.fault("X04")
 def test_what_is_refused_leaves_no_trace(command: Command, service: RunningSandbox, tmp_path: Path) -> None:
     """No key, a host that isn't trusted: 2, and no run directory that would be bound to anything."""
     job = _job(tmp_path, service)
@@ -256,6 +258,7 @@ def test_what_is_refused_leaves_no_trace(command: Command, service: RunningSandb
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.fault("I11", "X04")
 def test_a_directory_belongs_to_its_origin(command: Command, service: RunningSandbox, tmp_path: Path) -> None:
     """Another service is refused with both names, and hears nothing."""
     assert command("run", _job(tmp_path, service), cwd=tmp_path).status == 0
@@ -268,6 +271,7 @@ def test_a_directory_belongs_to_its_origin(command: Command, service: RunningSan
     assert "--out DIR" in done.err
 
 
+@pytest.mark.fault("C01")
 def test_two_runs_at_once(tmp_path: Path) -> None:
     """The second is refused at once with the first one's process id and host, and `status` reads beside it."""
     with SandboxThread(SandboxConfig(latency=Latency(median_s=600, sigma=0))) as service:
@@ -330,6 +334,7 @@ def test_wrong_options_are_2(
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.fault("D01")
 def test_a_full_disk_stops_before_the_first_submission(
     command: Command, service: RunningSandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

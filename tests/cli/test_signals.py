@@ -16,6 +16,7 @@ _PROMPTS = [f"kite {number}" for number in range(20)]
 _STATUSES = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGHUP: 129}
 
 
+@pytest.mark.fault("P04")
 @pytest.mark.parametrize("number", _STATUSES)
 def test_a_signal_stops_a_run_and_the_next_goes_on(tmp_path: Path, number: signal.Signals) -> None:
     """No new submissions, exit at once with the signal's status, predictions in flight kept and taken up again."""
@@ -39,6 +40,7 @@ def test_a_signal_stops_a_run_and_the_next_goes_on(tmp_path: Path, number: signa
         }
 
 
+@pytest.mark.fault("P05")
 def test_a_second_interrupt_ends_at_once_and_loses_nothing(tmp_path: Path) -> None:
     """With an answer outstanding the first SIGINT waits for it; the second doesn't, and what had its answer is kept."""
     held = FaultRule(on="submit", do="delay", at=frozenset({5}), seconds=600, when="after")
@@ -60,6 +62,7 @@ def test_a_second_interrupt_ends_at_once_and_loses_nothing(tmp_path: Path) -> No
         assert status["submitted"] <= created <= status["submitted"] + status["unknown"]
 
 
+@pytest.mark.fault("P06")
 def test_a_closed_terminal_stops_a_run_in_good_order(tmp_path: Path) -> None:
     """SIGHUP of a terminal that is gone: nothing can be shown any more, and still the results are published."""
     with SandboxThread(_SLOW) as service:
@@ -73,6 +76,7 @@ def test_a_closed_terminal_stops_a_run_in_good_order(tmp_path: Path) -> None:
         assert (frame["status"] == "submitted").sum() == made
 
 
+@pytest.mark.fault("P06")
 def test_a_reader_that_leaves_ends_no_run(tmp_path: Path) -> None:
     """`run 2>&1 | head -1` buys what it said it would."""
     with SandboxThread(_QUICK) as service:
@@ -84,6 +88,7 @@ def test_a_reader_that_leaves_ends_no_run(tmp_path: Path) -> None:
         assert service.stats["submissions_received"] == 40
 
 
+@pytest.mark.fault("P06")
 @pytest.mark.parametrize("args", [("plan",), ("plan", "--json"), ("schema",)])
 def test_a_reader_of_results_that_leaves(tmp_path: Path, args: tuple[str, ...]) -> None:
     """`plan | true` ends as other tools do, without a word."""
@@ -95,6 +100,7 @@ def test_a_reader_of_results_that_leaves(tmp_path: Path, args: tuple[str, ...]) 
     assert (done.out, done.err) == ("", "")
 
 
+@pytest.mark.fault("P01")
 @pytest.mark.parametrize("seed", [1, *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(2, 12))])
 def test_kill_at_random_moments_and_go_on(tmp_path: Path, seed: int) -> None:
     """However often a run is killed, in the end each cell is completed, and was created once: the history tells."""

@@ -57,6 +57,7 @@ def test_what_agrees_differs_in_nothing() -> None:
     assert (found.books_micro_usd, found.charged_micro_usd, found.refunded_micro_usd) == (2 * PRICE, 2 * PRICE, 0)
 
 
+@pytest.mark.fault("S21")
 @pytest.mark.parametrize(
     ("row", "billing", "kind"),
     [
@@ -101,6 +102,7 @@ def test_what_is_fair_is_no_difference(row: dict[str, Any], billing: list[tuple[
     assert judged(ours({"prediction_id": "p1", **row}), listed("p1"), charges(*billing)).counts == {}
 
 
+@pytest.mark.fault("S22")
 def test_a_refund_is_awaited_for_three_hours() -> None:
     """Until then it is due, after that it is missing."""
     mine, billing = ours({"prediction_id": "p1", "ending": Ending.RETURNED}), charges(("p1", PRICE))
@@ -109,6 +111,7 @@ def test_a_refund_is_awaited_for_three_hours() -> None:
     assert judged(mine, None, billing, now_ms=last_ms).counts == {"not_refunded": 1}
 
 
+@pytest.mark.fault("S19")
 def test_orphans_are_told_by_either_witness() -> None:
     """In the history alone, charged alone, both, or given back: each once, with what it cost in the end."""
     found = judged(

@@ -29,6 +29,7 @@ json_values: st.SearchStrategy[Any] = st.recursive(
 )
 
 
+@pytest.mark.fault("S15")
 @pytest.mark.parametrize(
     ("text", "moment_ms"),
     [
@@ -48,6 +49,7 @@ def test_moments(text: str, moment_ms: int) -> None:
     assert as_moment_ms(text) == moment_ms
 
 
+@pytest.mark.fault("S15")
 @pytest.mark.parametrize(
     "value",
     [None, 1_700_000_000, "", "soon", "2026-13-01T00:00:00Z", "2026-11-22", "0001-01-01T00:00:00+14:00", "10:00:00Z"],
@@ -57,6 +59,7 @@ def test_moments_that_are_none(value: Any) -> None:
     assert as_moment_ms(value) is None
 
 
+@pytest.mark.fault("S14")
 @pytest.mark.parametrize(
     ("value", "inference_ms"),
     [(2500, 2500), (25729.4, 25729), (0, None), (-5, None), (1e18, None), ("fast", None), (None, None), (True, None)],
@@ -77,6 +80,7 @@ def test_amounts() -> None:
     assert [as_micro_usd(value) for value in (0.08, 0.29, 25, 0)] == [80_000, 290_000, 25_000_000, 0]
 
 
+@pytest.mark.fault("H14")
 @pytest.mark.parametrize(
     ("text", "wait_s"),
     [
@@ -102,6 +106,7 @@ def test_retry_after(text: str | None, wait_s: float | None) -> None:
     assert retry_after_s(text, date=DATE) == wait_s
 
 
+@pytest.mark.fault("H14", "P12")
 def test_retry_after_date_needs_the_answers_own_date() -> None:
     """A date means nothing against our clock: without a usable `Date` it isn't believed."""
     later = format_datetime(datetime(2026, 11, 22, 10, 0, 42, tzinfo=UTC), usegmt=True)
@@ -141,6 +146,7 @@ def test_clip_keeps_plain_words_and_escapes_the_terminals() -> None:
     assert clip("\ud800") == "?"
 
 
+@pytest.mark.fault("H07")
 @pytest.mark.parametrize(
     "body",
     [b"", b"[]", b"null", b"1" * 5000, b"[" * 100_000, b"{" * 100, b"\xff\xfe\xfd", b'{"a":', b"<!doctype html>"],

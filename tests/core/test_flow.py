@@ -70,6 +70,7 @@ def test_facts_are_stated_before_what_follows_from_them() -> None:
     assert names == ["Submit", "Record", "Wait", "Poll", "Record"]
 
 
+@pytest.mark.fault("S09")
 @pytest.mark.parametrize(
     ("code", "kind"),
     [
@@ -92,6 +93,7 @@ def test_failed_for_good(code: int | None, kind: str) -> None:
     assert (len(life.intents), life.freed) == (1, 0)
 
 
+@pytest.mark.fault("S09", "S22")
 @pytest.mark.parametrize("code", [1406, 5000, 5003])
 def test_refunded_failures_are_tried_again(code: int) -> None:
     """The service's own failure gives the money back and makes a next attempt, counted from 1."""
@@ -125,6 +127,7 @@ def test_a_later_attempts_failure_for_good_keeps_only_its_own_price() -> None:
     assert (life.last.status, life.last.attempts, life.last.cost_micro_usd) == ("failed", 2, PRICE)
 
 
+@pytest.mark.fault("H14")
 def test_429_then_accepted() -> None:
     """A refusal for the moment burns no attempt, costs nothing and is tried again."""
     life = live([too_many(2.0), too_many(), accepted()], [done()])
@@ -151,6 +154,7 @@ def test_what_concerns_the_job_leaves_the_cell_pending(kind: str) -> None:
     assert (life.ending, life.freed, life.polls) == (None, PRICE, [])
 
 
+@pytest.mark.fault("H08")
 def test_rejected_for_good() -> None:
     """The service's refusal of this very request fails the cell without an attempt and without a cent."""
     life = live([refused()])
@@ -191,6 +195,7 @@ def test_no_more_after_a_refund_leaves_it_pending() -> None:
 # ---------------------------------------------------------------------------------------------------- queries
 
 
+@pytest.mark.fault("S11")
 def test_over_its_time_it_stays_submitted() -> None:
     """A prediction that outlasts `timeout` keeps its id, its price and its status, and no second one is made."""
     life = live([accepted()], lambda now_s: seen(), timeout_s=30.0)
@@ -200,12 +205,14 @@ def test_over_its_time_it_stays_submitted() -> None:
     assert (len(life.intents), life.freed) == (1, 0)
 
 
+@pytest.mark.fault("S12")
 def test_polls_survive_faults() -> None:
     """S12: lost, broken and slowed queries cost nothing but time: the prediction completes."""
     life = live([accepted()], [LOST, BROKEN, seen(), LOST, MISSING, BROKEN, done()])
     assert (life.last.status, life.last.attempts, len(life.intents)) == ("completed", 1, 1)
 
 
+@pytest.mark.fault("H14")
 def test_a_retry_after_of_nothing_is_no_loop_without_a_pause() -> None:
     """H14: a service that says "0 seconds" at every query is still not asked without a pause."""
     at_once = decipher_result(HttpAnswer(status=429, body=b"{}", retry_after="0"), "first")
@@ -213,6 +220,7 @@ def test_a_retry_after_of_nothing_is_no_loop_without_a_pause() -> None:
     assert len(life.polls) <= 130
 
 
+@pytest.mark.fault("S11")
 def test_an_outage_longer_than_the_timeout_never_resubmits() -> None:
     """A service that answers no query until the time is over leaves the cell submitted."""
     life = live([accepted()], lambda now_s: LOST, timeout_s=600.0)
@@ -220,6 +228,7 @@ def test_an_outage_longer_than_the_timeout_never_resubmits() -> None:
     assert len(life.polls) < 100, "waits between failing queries must grow"
 
 
+@pytest.mark.fault("S02")
 def test_a_404_is_believed_after_two_minutes() -> None:
     """S02: nothing but 404 for 120 s means that the service doesn't know the prediction: failed, its price spent."""
     life = live([accepted()], lambda now_s: MISSING)
@@ -228,6 +237,7 @@ def test_a_404_is_believed_after_two_minutes() -> None:
     assert len(life.intents) == 1
 
 
+@pytest.mark.fault("S01")
 def test_a_404_that_passes_is_forgotten() -> None:
     """S01: a prediction that shows up within the grace time is waited for as any other, and so is the next 404."""
     life = live([accepted()], lambda now_s: seen() if 100 < now_s < 130 else (MISSING if now_s < 200 else done()))
@@ -244,6 +254,7 @@ def test_a_404_is_believed_only_for_two_minutes_of_them(between: Prediction | Fa
     assert life.last.status == "completed"
 
 
+@pytest.mark.fault("S06")
 def test_completed_without_outputs_is_looked_at_again() -> None:
     """S06: completed may be read too early: images that come with a later look are taken."""
     for early in (1, 2, 3):
@@ -251,6 +262,7 @@ def test_completed_without_outputs_is_looked_at_again() -> None:
         assert (life.last.status, len(life.polls)) == ("completed", early + 1)
 
 
+@pytest.mark.fault("S06")
 def test_completed_without_outputs_for_good() -> None:
     """S06: after three more looks it is failed as a bad response, and was paid."""
     life = live([accepted()], [done(outputs=[])] * 4)
@@ -264,12 +276,14 @@ def test_failed_after_an_empty_look() -> None:
     assert (life.last.status, life.last.error_kind) == ("failed", "content_policy")
 
 
+@pytest.mark.fault("S10")
 def test_another_predictions_answer_is_passed_over() -> None:
     """S10: an answer that tells of another prediction is asked for again."""
     life = live([accepted()], [seen("other"), done()])
     assert life.last.outputs
 
 
+@pytest.mark.fault("S07")
 def test_fewer_images_than_asked_are_completed_with_a_warning() -> None:
     """S07: what was delivered is kept, what is missing is told."""
     life = live([accepted()], [done(outputs=["https://h.example/1.png", "file:///x"])], images=4)
@@ -304,6 +318,7 @@ def test_a_resumed_prediction_at_its_last_attempt() -> None:
     assert life.last.latency_ms is None
 
 
+@pytest.mark.fault("S03")
 def test_a_resumed_prediction_that_is_gone() -> None:
     """S03: where the service no longer knows it, it is failed, not_found, after the grace time."""
     life = live(looks=lambda now_s: MISSING, state=RESUMED)

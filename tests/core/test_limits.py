@@ -158,6 +158,7 @@ def test_a_burst_of_refusals_pauses_once() -> None:
     assert pace.ready_at_s() == pytest.approx(2.515)
 
 
+@pytest.mark.fault("H14")
 def test_retry_after_is_honoured() -> None:
     """What the service advises is waited, and a later shorter advice doesn't shorten it."""
     pace = Pace(images_per_s=None)
@@ -166,6 +167,7 @@ def test_retry_after_is_honoured() -> None:
     assert pace.ready_at_s() == 32.0
 
 
+@pytest.mark.fault("H15")
 def test_an_hour_of_429_is_asked_about_once_a_minute() -> None:
     """H15: without Retry-After an hour of refusals costs a few dozen tries."""
     pace, now_s, tries = Pace(images_per_s=None), 0.0, 0
@@ -208,12 +210,14 @@ def play(
     return sent, n_lost
 
 
+@pytest.mark.fault("H18")
 def test_half_an_hour_of_lost_answers_costs_a_dozen() -> None:
     """H18: three lost answers open it, ten probes from 5 s to 5 min fill half an hour: thirteen cells are unknown."""
     sent, lost = play(Breaker(), lost=lambda: True, seconds=1800.0)
     assert sent == lost == 13
 
 
+@pytest.mark.fault("H18")
 def test_half_an_hour_of_lost_answers_amid_a_run() -> None:
     """H18: good answers before don't keep it closed: three lost in a row open it as well."""
     breaker = Breaker()
@@ -221,6 +225,7 @@ def test_half_an_hour_of_lost_answers_amid_a_run() -> None:
     assert play(breaker, lost=lambda: True, seconds=1800.0)[1] == 13
 
 
+@pytest.mark.fault("H18")
 def test_half_an_hour_of_lost_answers_with_posts_open() -> None:
     """H18: with sixteen POSTs open when the line goes, those sixteen and ten probes are lost, and no more."""
     breaker = Breaker()

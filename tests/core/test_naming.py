@@ -34,6 +34,7 @@ def test_a_ratio_and_a_path_are_made_harmless() -> None:
 
 
 @pytest.mark.security(17)
+@pytest.mark.fault("I03", "X05")
 @given(st.text(max_size=300), st.dictionaries(st.text(max_size=60), values, max_size=6), st.integers(1, 9))
 def test_any_name_is_safe(prompt_id: str, labels: dict[str, JsonValue], number: int) -> None:
     """I03: whatever a row is called and an axis holds, the name is plain, in its folder and short enough."""

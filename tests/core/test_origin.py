@@ -26,6 +26,7 @@ def test_https_anywhere_and_http_on_this_machine(url: str, base: str, origin: st
     assert origin_of(base) == origin
 
 
+@pytest.mark.fault("X04")
 @pytest.mark.parametrize(
     "url",
     [

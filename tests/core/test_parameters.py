@@ -37,6 +37,7 @@ def test_what_the_model_page_allows_is_fine(name: str, value: JsonValue) -> None
     assert check_value(name, value, model_id=DEFAULT_MODEL) is None
 
 
+@pytest.mark.fault("I04", "I05")
 @pytest.mark.parametrize(
     ("name", "value", "what", "instead"),
     [
@@ -121,6 +122,7 @@ def test_a_field_of_the_table_is_typed_as_the_model_takes_it(name: str, text: st
     assert type(parsed) is type(value)
 
 
+@pytest.mark.fault("I04", "I05")
 @pytest.mark.parametrize(
     ("name", "text"),
     [

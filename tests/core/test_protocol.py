@@ -144,6 +144,7 @@ def test_null_and_absent_fields(null: str) -> None:
             assert getattr(found, named) == empty[null]
 
 
+@pytest.mark.fault("S05")
 @pytest.mark.parametrize(
     ("status", "final"),
     [
@@ -167,6 +168,7 @@ def test_every_status(status: Any, *, final: bool) -> None:
     assert is_final(prediction(completed_data(status=status))) is final
 
 
+@pytest.mark.fault("S09")
 @pytest.mark.parametrize(
     ("status", "code", "kind", "refunded"),
     [
@@ -205,6 +207,7 @@ def test_completed_with_and_without_outputs() -> None:
     assert empty.kind == "bad_response"
 
 
+@pytest.mark.fault("S09")
 def test_a_failure_without_a_reason_still_says_something() -> None:
     """The service's status word stands where it gave no reason; a reason of megabytes is cut."""
     silent = final_fault(prediction(completed_data(status="cancelled", outputs=[], error=None)))
@@ -215,6 +218,7 @@ def test_a_failure_without_a_reason_still_says_something() -> None:
     assert len(long.message) <= 513
 
 
+@pytest.mark.fault("S08")
 @pytest.mark.parametrize(
     ("output", "kept"),
     [
@@ -247,12 +251,14 @@ def test_outputs(output: Any, *, kept: bool) -> None:
     assert len(found.notes) == (0 if kept else 1)
 
 
+@pytest.mark.fault("S07")
 def test_partial_flags() -> None:
     """S07: flags stay as delivered, in their places; what is no flag is null."""
     found = prediction(completed_data(has_nsfw_contents=[True, None, "no", False]))
     assert found.has_nsfw_contents == (True, None, None, False)
 
 
+@pytest.mark.fault("S10")
 @pytest.mark.parametrize(
     ("got", "kind"),
     [
@@ -324,6 +330,7 @@ def test_models() -> None:
     assert decipher_models(HttpAnswer(status=200, body=b"<html>")) is None
 
 
+@pytest.mark.fault("S05")
 def test_a_submission_may_be_answered_with_any_status_word() -> None:
     """Accepted is told by the id: some samples say `processing` or `pending` at once, and one may be done already."""
     for status in ("created", "processing", "pending", "completed", "failed", None):

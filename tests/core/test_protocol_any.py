@@ -53,6 +53,7 @@ answers = st.builds(
 )
 
 
+@pytest.mark.fault("H07")
 @given(answers)
 def test_nothing_raises(got: HttpAnswer) -> None:
     """Every decipher function has an answer to every answer, made of text that can be stored."""
@@ -60,6 +61,7 @@ def test_nothing_raises(got: HttpAnswer) -> None:
         repr(decipher(got)).encode()
 
 
+@pytest.mark.fault("H07")
 @pytest.mark.parametrize("depth", [*range(900, 1000, 5), 5000])
 @pytest.mark.parametrize("name", ["code", "message", "data"])
 def test_nesting_at_the_edge_of_the_stack(depth: int, name: str) -> None:

@@ -16,6 +16,7 @@ from batchflux.core.protocol import (
     decipher_submit,
 )
 from tests.core.answers import ID, answer, prediction_data
+from tests.faults.marking import fault_cases
 
 HTML = b"<html><body>Down for maintenance</body></html>"
 
@@ -104,11 +105,7 @@ CREDIT = {
 NOT_FOUND = {"H12 404": refusal(404), "H12 405": refusal(405)}
 
 
-def cases(table: Mapping[str, HttpAnswer | TransportFault]) -> pytest.MarkDecorator:
-    return pytest.mark.parametrize("got", table.values(), ids=table.keys())
-
-
-@cases(ACCEPTED)
+@fault_cases("got", ACCEPTED)
 def test_accepted(got: HttpAnswer) -> None:
     """2xx, envelope code 200 and a usable id: the service made a prediction."""
     found = decipher_submit(got)
@@ -116,7 +113,7 @@ def test_accepted(got: HttpAnswer) -> None:
     assert found.prediction.id
 
 
-@cases(UNANSWERED)
+@fault_cases("got", UNANSWERED)
 def test_unanswered(got: HttpAnswer | TransportFault) -> None:
     """Whatever doesn't prove that nothing was made is unanswered, and nothing sends it again."""
     found = decipher_submit(got)
@@ -125,7 +122,7 @@ def test_unanswered(got: HttpAnswer | TransportFault) -> None:
     assert found.redirected_to is None
 
 
-@cases(CELL)
+@fault_cases("got", CELL)
 def test_rejected_for_the_cells_own_reasons(got: HttpAnswer) -> None:
     """The service's parsed refusal of this request ends this cell and no other."""
     found = decipher_submit(got)
@@ -133,7 +130,7 @@ def test_rejected_for_the_cells_own_reasons(got: HttpAnswer) -> None:
     assert (found.concerns, found.fault.kind) == ("cell", "invalid_request")
 
 
-@cases(MOMENT)
+@fault_cases("got", MOMENT)
 def test_rejected_for_the_moment(got: HttpAnswer) -> None:
     """429 is about now: the cell is sent again later."""
     found = decipher_submit(got)
@@ -150,15 +147,23 @@ def test_a_gateways_page_decides_nothing_but_the_pace(status: int) -> None:
     assert found.fault.retry_after_s == (7.0 if status == 429 else None)
 
 
-@pytest.mark.parametrize(("kind", "table"), [("auth", AUTH), ("credit", CREDIT), ("not_found", NOT_FOUND)])
-def test_rejected_for_the_whole_job(kind: str, table: dict[str, HttpAnswer]) -> None:
+JOB = {
+    name: (kind, got)
+    for kind, table in (("auth", AUTH), ("credit", CREDIT), ("not_found", NOT_FOUND))
+    for name, got in table.items()
+}
+
+
+@fault_cases("case", JOB)
+def test_rejected_for_the_whole_job(case: tuple[str, HttpAnswer]) -> None:
     """A refused key, no credit left (in each of its wordings) and a wrong model concern every cell alike."""
-    for name, got in table.items():
-        found = decipher_submit(got)
-        assert isinstance(found, Rejected), name
-        assert (found.concerns, found.fault.kind) == ("job", kind), name
+    kind, got = case
+    found = decipher_submit(got)
+    assert isinstance(found, Rejected)
+    assert (found.concerns, found.fault.kind) == ("job", kind)
 
 
+@pytest.mark.fault("H20")
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
 def test_redirects(status: int) -> None:
     """H20: a redirected submission is unanswered, and the place that it was sent to is named."""
@@ -177,6 +182,7 @@ def test_not_sent() -> None:
     assert found.fault.kind == "network"
 
 
+@pytest.mark.fault("H05")
 def test_an_id_already_known_is_no_answer_to_this_submission() -> None:
     """H05: an answer that names another cell's prediction was meant for that one."""
     found = decipher_submit(answer(prediction_data()), is_known_id=True)
@@ -184,6 +190,7 @@ def test_an_id_already_known_is_no_answer_to_this_submission() -> None:
     assert "already known" in found.fault.message
 
 
+@pytest.mark.fault("H08")
 def test_a_refusal_keeps_the_services_words() -> None:
     """The message says status, words and the service's own name of the error, bounded and on one line."""
     found = decipher_submit(refusal(403, "No access\nfor this key", error_code="role_viewer"))
@@ -194,6 +201,7 @@ def test_a_refusal_keeps_the_services_words() -> None:
     assert len(long.fault.message) < 600
 
 
+@pytest.mark.fault("H14")
 def test_a_refusals_retry_after() -> None:
     """H14: seconds travel with the refusal, up to five minutes."""
     found = decipher_submit(HttpAnswer(status=429, body=b'{"code":429,"message":"m"}', retry_after="1000000000"))

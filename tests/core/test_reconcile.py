@@ -1,5 +1,6 @@
 """What a listing proves about lost submissions, and what it never proves."""
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -25,6 +26,7 @@ def listed(prediction_id: str, inputs: Params | None, *, model: str | None = MOD
 bodies = st.fixed_dictionaries({"prompt": st.sampled_from("abc"), "seed": st.integers(0, 2)})
 
 
+@pytest.mark.fault("H16", "H17")
 @given(st.lists(bodies, max_size=8), st.lists(bodies, max_size=8), st.sets(st.integers(0, 7)))
 def test_with_inputs_equal_bodies_match_one_to_one_and_the_rest_is_proven_absent(
     sent: list[Params], made: list[Params], known: set[int]
@@ -44,6 +46,7 @@ def test_with_inputs_equal_bodies_match_one_to_one_and_the_rest_is_proven_absent
     assert all(each.body not in left for each in verdicts.absent)
 
 
+@pytest.mark.fault("S17", "C06")
 def test_without_inputs_nothing_is_adopted_however_likely() -> None:
     """One submission, one unknown prediction: still held; nothing unknown listed: proven absent."""
     alone = [lost("c", {"prompt": "a"})]

@@ -23,6 +23,7 @@ def test_jitter_stretches() -> None:
     assert [backoff.wait_s(2, dice=share) for share in (0.0, 0.5, 1.0)] == [2.0, 2.5, 3.0]
 
 
+@pytest.mark.fault("H14")
 @pytest.mark.parametrize(("advised_s", "wait_s"), [(2.0, 2.0), (300.0, 300.0), (0.0, 0.5), (None, 4.0)])
 def test_retry_after_goes_first(advised_s: float | None, wait_s: float) -> None:
     """H14: what the service advises is waited, whatever the count of tries, but never nothing at all."""

@@ -97,12 +97,14 @@ def test_values_of_one_look_keep_their_types() -> None:
     assert (expected[0] == expected[2], expected[0] == expected[1], expected[0] == expected[3]) == (True, False, False)
 
 
+@pytest.mark.fault("I02")
 @pytest.mark.parametrize("text", ["NA", "None", "null", " spaced ", "007", "="])
 def test_text_stays_text(text: str) -> None:
     """A prompt `NA` or `null` is that text; outer spaces belong to it."""
     assert key_of(read(recipe(), {"prompt": [text]}), 0) == cell_id(body_key(MAX, {"prompt": text}))
 
 
+@pytest.mark.fault("I02", "I04")
 def test_what_is_wrong_names_row_and_column() -> None:
     """Empty prompts, missing ids and fields of a wrong type are told each, all of a row's at once."""
     made = recipe(columns={"prompt": "prompt", "id": "key", "seed": "s"})
@@ -130,6 +132,7 @@ def test_a_table_that_is_wrong_in_every_row_is_told_briefly() -> None:
     assert read(recipe(), {"prompt": ["a"]}).more_problems() == ""
 
 
+@pytest.mark.fault("I03")
 def test_repeated_ids() -> None:
     """Rows of one id are paired in table order, across batches; a job without ids has none."""
     made = recipe(columns={"prompt": "prompt", "id": "key"})

@@ -44,6 +44,7 @@ def _assert_as_expected(said: Sequence[str], expected: Sequence[str]) -> None:
     assert [*cut, *said[len(expected) :]] == list(expected)
 
 
+@pytest.mark.fault("I09", "I10")
 @pytest.mark.parametrize("file", _FILES, ids=lambda file: file.stem)
 @pytest.mark.parametrize("parser", [yamltext.PARSER, yaml.SafeLoader], ids=["usual", "pure"])
 def test_a_spec_says_what_its_first_lines_say(file: Path, parser: type, monkeypatch: pytest.MonkeyPatch) -> None:

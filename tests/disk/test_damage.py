@@ -63,6 +63,7 @@ def flip(path: Path, *, at: int, bit: int) -> None:
     path.write_bytes(data)
 
 
+@pytest.mark.fault("D07", "D09")
 def test_flipped_bits(killed: Life) -> None:
     """Any bit of a part, and any of the journal but in its last record, which a torn write may have left so."""
     dice = random.Random(5)
@@ -114,6 +115,7 @@ def test_a_torn_end_where_the_history_cannot_tell(tmp_path: Path, victims: Victi
         assert (life.manifest()["status"] == "completed").all()
 
 
+@pytest.mark.fault("D08")
 @pytest.mark.parametrize("number", [0, 1])
 def test_a_part_that_is_gone(killed: Life, number: int) -> None:
     """A part that somebody removed is missed by its number."""
@@ -122,6 +124,7 @@ def test_a_part_that_is_gone(killed: Life, number: int) -> None:
     check_stopped(killed, path.name)
 
 
+@pytest.mark.fault("D08", "D09")
 def test_a_part_of_another_run(killed: Life, tmp_path: Path, victims: Victims) -> None:
     """A sound part of another run in the place of our own is no part of ours."""
     with Life.begun(tmp_path / "other", Plan(rows=15), victims) as other:
@@ -131,6 +134,7 @@ def test_a_part_of_another_run(killed: Life, tmp_path: Path, victims: Victims) -
     check_stopped(killed, path.name)
 
 
+@pytest.mark.fault("D06")
 def test_a_torn_end_costs_nothing(killed: Life) -> None:
     """A journal that ends in half a record, as a power cut leaves it, goes on by itself."""
     journal = journal_of(killed)

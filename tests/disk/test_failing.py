@@ -45,6 +45,7 @@ def fail_at(folder: Path, victims: Victims, strike: Strike) -> bool:
         return True
 
 
+@pytest.mark.fault("D01", "D02", "D03")
 def test_a_disk_that_fails_at_a_call(tmp_path: Path, victims: Victims) -> None:
     """Calls all along a run, each failing in its way: every cell is made once by the run on a healthy disk."""
     modes = cycle(MODES)
@@ -54,6 +55,7 @@ def test_a_disk_that_fails_at_a_call(tmp_path: Path, victims: Victims) -> None:
     assert nth > 60
 
 
+@pytest.mark.fault("D03")
 @pytest.mark.parametrize("point", ["write journal", "fdatasync journal", "unlink journal", "replace part"])
 def test_a_disk_that_fails_once_where_it_matters_most(tmp_path: Path, victims: Victims, point: str) -> None:
     """One refusal alone stops the run, though the next try would have gone well: a second flush proves nothing."""
@@ -62,6 +64,7 @@ def test_a_disk_that_fails_once_where_it_matters_most(tmp_path: Path, victims: V
         life.finish()
 
 
+@pytest.mark.fault("D01", "D03")
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("mode", MODES, ids=["full", "bad sector", "short"])

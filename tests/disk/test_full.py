@@ -33,6 +33,7 @@ def may_mount(folder: Path) -> bool:
     )
 
 
+@pytest.mark.fault("D01", "D15")
 def test_a_full_disk(tmp_path: Path) -> None:
     """D01: filled to the last byte at points of a run: status 4, every answer still heard, the next run finishes."""
     small, service = tmp_path / "small", tmp_path / "service"
@@ -45,6 +46,7 @@ def test_a_full_disk(tmp_path: Path) -> None:
     assert (done.returncode, done.stdout) == (0, f"{len(FULL_AT)}\n"), done.stderr
 
 
+@pytest.mark.fault("D02")
 @pytest.mark.parametrize("limit_bytes", [2_000, 4_000, 6_000, 8_000, 10_000])
 def test_files_that_may_not_grow(tmp_path: Path, victims: Victims, limit_bytes: int) -> None:
     """Whichever file meets the limit first, spending stops, and the next run without it finishes."""
@@ -55,6 +57,7 @@ def test_files_that_may_not_grow(tmp_path: Path, victims: Victims, limit_bytes: 
         life.finish()
 
 
+@pytest.mark.fault("D01")
 def test_too_little_room_to_begin_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing is submitted where the next images wouldn't fit, and the status says that it needs the user."""
     monkeypatch.setattr("batchflux.app.prepare.free_bytes", lambda path: 5 << 20)

@@ -30,11 +30,13 @@ def live_through_cuts(folder: Path, victims: Victims, *, seed: int) -> int:
     return cuts
 
 
+@pytest.mark.fault("D05")
 def test_power_cuts(tmp_path: Path, victims: Victims) -> None:
     """Every cell is made once, and where the facts say that an image is, it is."""
     assert sum(live_through_cuts(tmp_path / str(seed), victims, seed=seed) for seed in range(3)) > 3
 
 
+@pytest.mark.fault("D05")
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize("hundred", range(5))

@@ -2,12 +2,15 @@
 
 from collections.abc import Mapping
 
+import pytest
+
 from batchflux.core.model import CellStatus, JsonValue
 from batchflux.core.protocol import HttpAnswer, TransportFault
 from tests.engine.small import SmallEngine, answer, now_ms, rfc3339, work
 from tests.engine.virtual import run_virtually
 
 
+@pytest.mark.fault("S17", "C06")
 def test_another_job_at_work_on_the_account_hides_no_lost_submission() -> None:
     """Each listing holds one more prediction of somebody else's; ours is among them each time, and is adopted."""
     listed: list[dict[str, JsonValue]] = []

@@ -109,6 +109,7 @@ def test_a_burst_of_refusals_halves_once() -> None:
     assert scene.statuses == {"completed": 40}
 
 
+@pytest.mark.fault("H15")
 def test_an_hour_of_429() -> None:
     """H15: nothing fails, no attempt is burned, the service is left nearly alone, and speed is back in minutes."""
     scene = Scene(cells=100)
@@ -121,6 +122,7 @@ def test_an_hour_of_429() -> None:
     assert scene.took_s < 3600 + 180
 
 
+@pytest.mark.fault("H14")
 def test_retry_after_is_honoured_by_all_workers() -> None:
     """After "wait 30 s" no submission leaves for thirty seconds, whoever's it is."""
     wait = HttpAnswer(status=429, body=b'{"code":429,"message":"slow"}', retry_after="30")
@@ -240,6 +242,7 @@ def test_until() -> None:
 # ---------------------------------------------------------------------------------------------------- the stops
 
 
+@pytest.mark.fault("H09")
 def test_twenty_alike_rejections_stop() -> None:
     """H09: twenty refusals alike in a row mean that the job is wrong: the rest stays pending."""
     service = Service(reply=lambda number, request: answer(None, status=400, message="prompt is too long"))
@@ -250,6 +253,7 @@ def test_twenty_alike_rejections_stop() -> None:
     assert "alike" in scene.stop.message
 
 
+@pytest.mark.fault("H08", "H13")
 def test_rejections_of_some_cells_do_not_stop() -> None:
     """Bad cells among good ones fail, however many they are."""
     service = Service(reply=lambda number, request: answer(None, status=400, message="no") if number % 3 else None)
@@ -258,6 +262,7 @@ def test_rejections_of_some_cells_do_not_stop() -> None:
     assert scene.statuses["failed"] + scene.statuses["completed"] == 200
 
 
+@pytest.mark.fault("H10", "H11", "H12")
 @pytest.mark.parametrize(
     ("status", "message", "kind"),
     [(401, "bad key", "auth"), (403, "no role", "auth"), (402, "pay", "credit"), (404, "no such model", "not_found")],
@@ -276,6 +281,7 @@ def test_what_concerns_the_job_stops_at_once(status: int, message: str, kind: st
     assert scene.spent() == scene.budget.life_micro_usd == 10 * PRICE
 
 
+@pytest.mark.fault("H11")
 def test_a_prediction_that_failed_for_want_of_credit_stops() -> None:
     """H11: a failed prediction's code 1407 means that every next one would fail as well."""
     service = Service(code_of=lambda number: 1407 if number > 5 else 0)
@@ -286,6 +292,7 @@ def test_a_prediction_that_failed_for_want_of_credit_stops() -> None:
     assert len(service.posts) < 100
 
 
+@pytest.mark.fault("H20", "N19")
 def test_a_redirect_stops_and_names_both_places() -> None:
     """H20: a moved endpoint or a captive portal: nothing is sent elsewhere, the cell is unknown."""
     moved = HttpAnswer(status=307, body=b"", location="http://portal.example/")
@@ -297,6 +304,7 @@ def test_a_redirect_stops_and_names_both_places() -> None:
     assert scene.statuses["unknown"] <= MAX_OPEN_POSTS
 
 
+@pytest.mark.fault("H10")
 def test_a_key_refused_by_a_query_stops_at_once() -> None:
     """A key that is taken away mid-run: queries can't go on, predictions stay submitted with their ids."""
     service = Service(work_s=5.0, look=lambda prediction_id: answer(None, status=401))
@@ -307,6 +315,7 @@ def test_a_key_refused_by_a_query_stops_at_once() -> None:
     assert scene.took_s < 15
 
 
+@pytest.mark.fault("N01")
 def test_a_service_that_never_answers_is_gone_in_a_minute() -> None:
     """A wrong address costs a minute, no unknown cell and no money."""
     scene = play(Scene(cells=100, transport=Service(reply=lambda number, request: NOT_SENT)))
@@ -328,6 +337,7 @@ def test_a_short_patience_is_kept(patience_s: float, most_s: float) -> None:
     assert patience_s <= scene.took_s <= most_s
 
 
+@pytest.mark.fault("N01")
 def test_an_outage_of_hours_is_waited_out() -> None:
     """N01: a service that has answered before is waited for; it goes on by itself, nothing failed."""
 
@@ -344,6 +354,7 @@ def test_an_outage_of_hours_is_waited_out() -> None:
     assert len(service.posts) < 300 + 6 * 3600 / 25
 
 
+@pytest.mark.fault("N19")
 def test_a_page_for_every_answer_does_not_go_on_for_ever() -> None:
     """N19: a captive portal's page for everything costs a few unknown cells and ends with the patience."""
     page = HttpAnswer(status=200, body=b"<html>Please log in</html>")
@@ -354,6 +365,7 @@ def test_a_page_for_every_answer_does_not_go_on_for_ever() -> None:
     assert scene.statuses["unknown"] <= 20
 
 
+@pytest.mark.fault("H18")
 def test_half_an_hour_of_502_after_create() -> None:
     """H18: answers lost for half an hour cost a dozen and what was open, and then the run goes on."""
 
@@ -367,6 +379,7 @@ def test_half_an_hour_of_502_after_create() -> None:
     assert set(times_submitted(service).values()) == {1}
 
 
+@pytest.mark.fault("H05")
 def test_an_id_given_twice_is_never_believed_twice() -> None:
     """H05: an answer that names another cell's prediction leaves its own cell unknown, the other untouched."""
     twice = answer(prediction_data(id="prediction-1"))
@@ -377,6 +390,7 @@ def test_an_id_given_twice_is_never_believed_twice() -> None:
     assert len(set(ids)) == len(ids)
 
 
+@pytest.mark.fault("H05")
 def test_an_id_that_an_earlier_run_was_given_is_known() -> None:
     """H05: ids of predictions that were in flight when a run stopped are another cell's too."""
     old = CellState(attempts=1, cost_micro_usd=PRICE, prediction_id="old", price_micro_usd=PRICE)

@@ -18,6 +18,7 @@ def _page(status: int, *, retry_after: str | None = None) -> HttpAnswer:
     return HttpAnswer(status=status, body=_PAGE, retry_after=retry_after)
 
 
+@pytest.mark.fault("N19")
 @pytest.mark.parametrize("status", [401, 403, 404])
 def test_a_page_for_every_query_for_ten_minutes_ends_nothing(status: int) -> None:
     """A firewall that turns queries away is not the service that refuses the key, or has forgotten the predictions."""
@@ -52,6 +53,7 @@ def test_a_prediction_that_only_pages_deny_stays_submitted() -> None:
     assert service.posts == []
 
 
+@pytest.mark.fault("H14")
 def test_a_page_that_asks_to_wait_is_heeded_by_all() -> None:
     """After a gateway's 429 with "wait 30 s" no submission leaves for thirty seconds; only its own cell is unknown."""
 

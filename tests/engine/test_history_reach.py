@@ -11,6 +11,7 @@ from tests.engine.virtual import run_virtually
 DAY_MS = 24 * 3600 * 1000
 
 
+@pytest.mark.fault("S03")
 @pytest.mark.parametrize(
     ("age_ms", "kind", "status"),
     [

@@ -43,6 +43,7 @@ def faults(*rules: FaultRule, **config: Any) -> SandboxConfig:
     return SandboxConfig(latency=FAST, faults=FaultScript(rules=rules), **config)
 
 
+@pytest.mark.fault("H01")
 def test_every_cell_once_and_its_image() -> None:
     """A whole small run: the sandbox made each cell once, and every image was fetched."""
     scene, stats = rehearse(SandboxConfig(latency=FAST), Scene(cells=40, images=Images()))
@@ -60,6 +61,7 @@ def test_a_refusing_sandbox_is_never_overfilled() -> None:
     assert stats["inputs_created_more_than_once"] == 0
 
 
+@pytest.mark.fault("H03", "H04", "H05", "H06", "H16", "H17", "N08", "N09", "N11")
 @pytest.mark.parametrize(
     ("rule", "made"),
     [
@@ -88,6 +90,7 @@ def test_a_lost_answer_is_found_in_the_history(rule: FaultRule, *, made: bool) -
     assert scene.spent() == scene.budget.life_micro_usd == 6 * scene.price
 
 
+@pytest.mark.fault("H17", "S18")
 def test_a_lost_answer_without_a_history_is_one_unknown_cell() -> None:
     """Nobody tells what became of it: the cell is unknown, keeps its price, and is not sent again."""
     lost = FaultRule(on="submit", do="close", at=frozenset({3}), when="after")
@@ -99,6 +102,7 @@ def test_a_lost_answer_without_a_history_is_one_unknown_cell() -> None:
     assert scene.spent() == scene.budget.life_micro_usd == 6 * scene.price
 
 
+@pytest.mark.fault("N14")
 def test_stale_answers_reach_nobody() -> None:
     """N14: an answer sent once more on an idle connection is never taken for another cell's."""
     rule = FaultRule(on="submit", do="stale", every=1, seconds=0.0)
@@ -108,6 +112,7 @@ def test_stale_answers_reach_nobody() -> None:
     assert len(set(ids)) == 20 == stats["submissions_accepted"]
 
 
+@pytest.mark.fault("S01", "S12")
 def test_failing_queries_cost_nothing() -> None:
     """S01, S12: resets, pages, 404 and 500 on every prediction's first queries lead to no second submission."""
     rules = (
@@ -120,6 +125,7 @@ def test_failing_queries_cost_nothing() -> None:
     assert stats["submissions_accepted"] == 8
 
 
+@pytest.mark.fault("H20")
 def test_a_redirected_submission_stops_the_run() -> None:
     """H20: the sandbox's redirect is not followed, and the run says where it pointed."""
     rule = FaultRule(on="submit", do="redirect", every=1, location="http://127.0.0.1:9/x")
@@ -129,6 +135,7 @@ def test_a_redirected_submission_stops_the_run() -> None:
     assert (scene.statuses, stats["submissions_accepted"]) == ({"unknown": 1, "pending": 49}, 0)
 
 
+@pytest.mark.fault("H10", "H11")
 def test_a_refused_key_and_no_credit() -> None:
     """H10, H11: the sandbox's own words for both stop the run with every cell pending."""
     for config, kind in (

@@ -32,6 +32,7 @@ def stopping_at(
     return during
 
 
+@pytest.mark.fault("P04")
 def test_a_signal_keeps_what_is_known() -> None:
     """No submission leaves after it, every open POST's answer is recorded, and predictions in flight stay submitted."""
     service = Service(post_s=3.0, work_s=500.0)
@@ -85,6 +86,7 @@ def test_without_abandon_predictions_are_waited_for() -> None:
     assert len(scene.sink.of(FactKind.FILES)) == len(service.posts)
 
 
+@pytest.mark.fault("D01")
 @pytest.mark.parametrize("full_after", [0, 1, 2, 3, 7, 20, 41])
 def test_a_refusing_disk_ends_the_run_as_itself(full_after: int) -> None:
     """D01: whichever write it refuses, StorageError is what is raised, and nothing is sent without its intent."""
@@ -155,6 +157,7 @@ def test_what_was_let_in_before_a_signal_does_not_leave_after_it() -> None:
     assert scene.budget.life_micro_usd == scene.spent() == 0
 
 
+@pytest.mark.fault("D03", "P10")
 def test_a_sink_that_fails_to_flush_ends_the_run() -> None:
     """D03: a failed flush of what nobody waits for ends the run too."""
 
@@ -167,6 +170,7 @@ def test_a_sink_that_fails_to_flush_ends_the_run() -> None:
         virtual.run(Scene(cells=1000, sink=Failing()).play())
 
 
+@pytest.mark.fault("P09")
 def test_a_run_stopped_and_gone_on_with_submits_no_cell_twice() -> None:
     """Stopped at any of many moments and gone on with from its facts, every cell is sent once but the unknown ones."""
     for at_s in (0.05, 0.15, 0.9, 1.2, 2.0, 3.3):

@@ -66,6 +66,7 @@ def run_dir(service: RunningSandbox, tmp_path_factory: pytest.TempPathFactory) -
 
 
 @pytest.mark.security(20)
+@pytest.mark.fault("X07")
 def test_csv_brings_every_text_back(run_dir: Path, tmp_path: Path) -> None:
     """Each record is read back whole; a text that a spreadsheet would run stands behind an apostrophe."""
     dest = tmp_path / "x.csv"

@@ -15,8 +15,7 @@ from tests.core.lives import PRICE, accepted, done, failed, live, seen
 from tests.engine import small
 from tests.engine.fakes import Scene, Service, times_submitted
 from tests.engine.small import SmallEngine, answer, rfc3339, work
-from tests.engine.virtual import VirtualLoop, run
-from tests.simulation.virtual import run_virtually
+from tests.engine.virtual import VirtualLoop, run, run_virtually
 
 LOST = TransportFault(sent=True, message="reset")
 

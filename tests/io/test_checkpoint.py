@@ -113,6 +113,7 @@ class Gate:
         assert await asyncio.to_thread(self.begun.wait, 60)
 
 
+@pytest.mark.fault("D14")
 def test_facts_are_taken_and_flushed_while_a_part_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A seal holds nobody up, and readers see every fact once at that moment too."""
     gate = Gate(publish_part)
@@ -190,6 +191,7 @@ def refuse(number: int) -> Callable[..., None]:
     return fail
 
 
+@pytest.mark.fault("D03")
 def test_a_failed_flush_ends_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """`run` raises it though nobody waited; nothing more is taken; the facts written are sealed at the next start."""
     monkeypatch.setattr(checkpoint, "_FLUSH_AFTER_S", 0.0)
@@ -237,6 +239,7 @@ def test_a_flush_that_fails_in_sealing_poisons_the_next_journal(
     assert cell_numbers(read_facts(tmp_path)) == [0]
 
 
+@pytest.mark.fault("D01")
 def test_a_part_that_cannot_be_written_stops_sealing_but_not_answers(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -264,6 +267,7 @@ def test_a_part_that_cannot_be_written_stops_sealing_but_not_answers(
     assert cell_numbers(read_facts(tmp_path)) == [0, 1]
 
 
+@pytest.mark.fault("D02")
 def test_a_journal_that_does_not_read_back_is_not_sealed(tmp_path: Path) -> None:
     """A disk that keeps other bytes than it was given is found out before its journal is removed."""
 
@@ -296,6 +300,7 @@ def test_a_journal_that_was_deleted_stops_the_run(tmp_path: Path) -> None:
     asyncio.run(main())
 
 
+@pytest.mark.fault("C02", "C03")
 def test_an_intent_is_asked_for_its_lock_after_its_flush(tmp_path: Path) -> None:
     """Whoever takes the directory over finds each intent whose POST left; the others' writers hear a refusal."""
     flushed: list[int] = []
@@ -315,6 +320,7 @@ def test_an_intent_is_asked_for_its_lock_after_its_flush(tmp_path: Path) -> None
     assert flushed == [1, 2, 3]
 
 
+@pytest.mark.fault("C08", "D12")
 def test_pandas_reads_the_folder_at_any_moment(tmp_path: Path) -> None:
     """Empty, with one part or several, or with a temporary beside them, `pandas.read_parquet` gives the facts."""
 
@@ -362,6 +368,7 @@ def test_read_checkpoint_of_no_run_directory(tmp_path: Path) -> None:
         read_checkpoint(tmp_path / "rnus")
 
 
+@pytest.mark.fault("H07")
 def test_lone_surrogates_reach_parquet_as_valid_text(tmp_path: Path) -> None:
     """What UTF-8 can't encode breaks neither journal nor part; what it can, emoji and escapes, stays as it is."""
     body = r'{"prompt":"\\ud800 \ud83d\ude00"}'

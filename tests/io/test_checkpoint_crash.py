@@ -81,6 +81,7 @@ def check(run_dir: Path, *, at_least: int, at_most: int) -> None:
     assert len([name for name in os.listdir(run_dir / "journal") if not name.startswith("torn-")]) == 1
 
 
+@pytest.mark.fault("P02")
 @pytest.mark.parametrize("death", DEATHS)
 def test_killed_at_every_call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, death: Death) -> None:
     """Whatever `record` returned from is there after the process died, and nothing that wasn't recorded."""
@@ -97,6 +98,7 @@ def test_killed_at_every_call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, d
         shutil.rmtree(run_dir)
 
 
+@pytest.mark.fault("D05")
 @pytest.mark.parametrize("death", ["before", "after"])
 def test_power_cut_at_every_call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, death: Death) -> None:
     """Where nothing unflushed survives, every intent that was waited for is there, with all that came before it."""
@@ -130,6 +132,7 @@ def leave_behind(run_dir: Path) -> None:
     (run_dir / "checkpoint" / ".tmp-0badcafe-part-00000002.parquet").write_bytes(b"PAR1")
 
 
+@pytest.mark.fault("P03")
 def test_recovery_killed_or_cut_at_every_call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A start that dies while it seals what another one left loses nothing either."""
     template = tmp_path / "template"
@@ -168,6 +171,7 @@ def test_recovery_says_what_it_did(tmp_path: Path) -> None:
     asyncio.run(writer.close())
 
 
+@pytest.mark.fault("D05")
 def test_power_cut_that_empties_an_older_journal(tmp_path: Path) -> None:
     """Where the older of two journals lost all that was unflushed, the newer one's facts still find their place."""
     for sequence, numbers in ((1, []), (2, [5])):
@@ -212,6 +216,7 @@ with disk.mounted(pytest.MonkeyPatch()):
 """
 
 
+@pytest.mark.fault("P02")
 @pytest.mark.parametrize(
     ("call", "death"),
     [("write", "torn"), ("fdatasync", "before"), ("replace", "before"), ("replace", "after"), ("unlink", "after")],

@@ -34,6 +34,7 @@ def _answer(body: bytes, *, location: str = "/elsewhere") -> bytes:
 
 
 @pytest.mark.security(6)
+@pytest.mark.fault("X02")
 def test_a_key_that_the_service_quotes_goes_no_further() -> None:
     """Where an answer quotes the key, in its body or a header, what is handed on has *** in its place."""
     body = f'{{"code":401,"message":"invalid API key {CANARY}"}}'.encode()

@@ -179,6 +179,7 @@ def test_an_image_beyond_the_cap(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 
 @pytest.mark.security(15)
+@pytest.mark.fault("S08")
 @pytest.mark.parametrize(
     "url",
     [
@@ -283,6 +284,7 @@ PRIVATE = [
 
 
 @pytest.mark.security(15)
+@pytest.mark.fault("X08")
 @pytest.mark.parametrize("host", [*PRIVATE, "2130706433", "0x7f000001", "127.1", "localhost"])
 def test_private_addresses_are_not_fetched_from(host: str, tmp_path: Path) -> None:
     """X08: literal, mapped, decimal, shortened and named addresses of private networks see no connection."""
@@ -331,6 +333,7 @@ class FakeResolver:
 
 
 @pytest.mark.security(15)
+@pytest.mark.fault("X08")
 @pytest.mark.parametrize("addresses", [["10.0.0.7"], ["93.184.215.14", "192.168.0.1"], ["::ffff:169.254.169.254"]])
 def test_names_that_point_into_private_networks(
     addresses: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -341,6 +344,7 @@ def test_names_that_point_into_private_networks(
 
 
 @pytest.mark.security(15)
+@pytest.mark.fault("X08")
 def test_a_redirect_into_a_private_network(tmp_path: Path) -> None:
     """Each hop is checked like the first: a public host can't send us to the metadata service."""
     for place in ("http://169.254.169.254/latest", "http://[fd00::1]/", "//10.0.0.1/x"):
@@ -394,6 +398,7 @@ def refusing(monkeypatch: pytest.MonkeyPatch, call: str, error: int) -> None:
         monkeypatch.setattr(os, call, refuse)
 
 
+@pytest.mark.fault("D01")
 @pytest.mark.parametrize(
     ("call", "error"),
     [("open", errno.EACCES), ("write", errno.ENOSPC), ("fsync", errno.EIO), ("replace", errno.EROFS)],

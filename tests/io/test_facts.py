@@ -105,6 +105,7 @@ def put_another_file(run_dir: Path) -> None:
     shutil.copy(part_path(run_dir, 2), run_dir / "checkpoint" / "part-00000002 (1).parquet")
 
 
+@pytest.mark.fault("D08", "D09", "D12")
 @pytest.mark.parametrize(
     ("harm", "named", "believed"),
     [
@@ -152,6 +153,7 @@ def test_a_sound_run_has_no_damage(tmp_path: Path) -> None:
         read_facts(tmp_path, job_id="mine")
 
 
+@pytest.mark.fault("D09")
 def test_no_byte_of_any_part_can_change_unseen(tmp_path: Path) -> None:
     """Every single flipped byte of a closed run's last part is found, though no later part vouches for it."""
     make_run(tmp_path, cells=1)
@@ -163,6 +165,7 @@ def test_no_byte_of_any_part_can_change_unseen(tmp_path: Path) -> None:
         path.write_bytes(whole)
 
 
+@pytest.mark.fault("D07")
 def test_a_damaged_journal_is_set_aside_and_stops_every_start(tmp_path: Path) -> None:
     """Its whole records are sealed, the file is kept and named, and no start goes on until somebody takes it away."""
     make_run(tmp_path, cells=1)
@@ -186,6 +189,7 @@ def test_a_damaged_journal_is_set_aside_and_stops_every_start(tmp_path: Path) ->
     assert cell_numbers(read_facts(tmp_path)) == [0, 1, 7]
 
 
+@pytest.mark.fault("P03")
 def test_setting_aside_survives_a_crash_in_the_middle(tmp_path: Path) -> None:
     """Renamed but not yet sealed, the whole records are still read and sealed by the next start."""
     make_run(tmp_path, cells=1)
@@ -199,6 +203,7 @@ def test_setting_aside_survives_a_crash_in_the_middle(tmp_path: Path) -> None:
     assert part_path(tmp_path, 2).exists()
 
 
+@pytest.mark.fault("D08")
 @pytest.mark.parametrize(
     ("sequence", "header", "named"),
     [
@@ -263,6 +268,7 @@ def test_a_torn_tail_is_no_damage(tmp_path: Path) -> None:
     assert cell_numbers(read_facts(tmp_path)) == [0, 1]
 
 
+@pytest.mark.fault("C08", "C07")
 def test_a_file_that_vanishes_is_found_as_its_part(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A journal sealed between listing and opening makes the reader look again, and every fact is seen once."""
     make_run(tmp_path, cells=1)
@@ -280,6 +286,7 @@ def test_a_file_that_vanishes_is_found_as_its_part(tmp_path: Path, monkeypatch: 
     assert len(sealed) == 1
 
 
+@pytest.mark.fault("C07")
 def test_a_reader_never_sees_a_fact_without_those_before_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Facts written to the old journal and then to the new one, while a reader is between the two, keep their order."""
     make_run(tmp_path, cells=1)

@@ -63,6 +63,7 @@ def test_a_flipped_bit_a_cut_and_a_missing_file(tmp_path: Path, state: pa.Table)
     assert {fault.cell_id for fault in faults(tmp_path, state)} == {"a" * 32}
 
 
+@pytest.mark.fault("X05")
 def test_what_is_no_plain_file_is_not_waited_for(tmp_path: Path, state: pa.Table) -> None:
     """A pipe, a folder and a link to nowhere in a file's place are said at once."""
     for path in ("images/a/1.png", "images/a/2.png", "images/b/3.png"):
@@ -74,6 +75,7 @@ def test_what_is_no_plain_file_is_not_waited_for(tmp_path: Path, state: pa.Table
 
 
 @pytest.mark.security(17)
+@pytest.mark.fault("X05")
 @pytest.mark.parametrize("path", ["../elsewhere.png", "images/../../elsewhere.png", "/etc/hostname"])
 def test_a_name_that_leads_out_is_not_followed(tmp_path: Path, path: str) -> None:
     """Facts that were forged name nothing outside the run directory."""

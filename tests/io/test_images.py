@@ -46,6 +46,7 @@ def test_the_kind_is_told_from_the_bytes(kind: str, extension: str, tmp_path: Pa
     assert inspect(tmp_path, picture(kind)) == ImageFacts(extension, 48, 32)
 
 
+@pytest.mark.fault("S08")
 @pytest.mark.parametrize(
     ("data", "words"),
     [

@@ -86,6 +86,7 @@ def test_fields_of_a_newer_version_are_passed_over() -> None:
     assert decode_fact(payload) == make_fact(1)
 
 
+@pytest.mark.fault("D18", "P13")
 def test_format_1_is_read_for_ever(tmp_path: Path) -> None:
     """The golden journal holds what it held when format 1 was new, and is still written so."""
     path = tmp_path / "journal"
@@ -99,6 +100,7 @@ def test_format_1_is_read_for_ever(tmp_path: Path) -> None:
     assert contents.facts == (make_fact(1),)
 
 
+@pytest.mark.fault("D07", "D06")
 def test_every_truncation_gives_the_whole_records_before_it(tmp_path: Path) -> None:
     """Cut anywhere behind the header, the journal is its whole records and a torn tail, never damage."""
     history = make_facts(4)
@@ -112,6 +114,7 @@ def test_every_truncation_gives_the_whole_records_before_it(tmp_path: Path) -> N
         assert scan.torn_bytes == length - ends[whole]
 
 
+@pytest.mark.fault("D07")
 def test_every_flipped_bit_is_found(tmp_path: Path) -> None:
     """A flipped bit never changes a fact: facts before it stand; unless it is in the last record, it is damage."""
     history = make_facts(3)
@@ -136,6 +139,7 @@ def test_any_bytes_are_scanned_without_an_error(data: bytes) -> None:
     assert scan.damage is not None
 
 
+@pytest.mark.fault("D06")
 def test_zeros_after_a_power_cut_are_a_torn_tail(tmp_path: Path) -> None:
     """Some file systems leave zeros where data was not flushed; they pass for no record."""
     data = journal_bytes(tmp_path / "journal", make_facts(2))
@@ -143,6 +147,7 @@ def test_zeros_after_a_power_cut_are_a_torn_tail(tmp_path: Path) -> None:
     assert (len(scan.payloads), scan.torn_bytes, scan.damage) == (2, 4096, None)
 
 
+@pytest.mark.fault("D18", "P13")
 def test_a_newer_format_is_not_read(tmp_path: Path) -> None:
     """Facts of a format that isn't known are not believed, and it says what to do."""
     path = tmp_path / "journal"
@@ -161,6 +166,7 @@ def test_reading_beside_the_writer(tmp_path: Path) -> None:
     journal.close()
 
 
+@pytest.mark.fault("D02")
 def test_one_append_is_one_write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A record leaves in one call, so that a killed process tears none; short writes are gone on with."""
     journal = begin(tmp_path / "journal")
@@ -198,6 +204,7 @@ class GatedFlush:
         assert await asyncio.to_thread(self.begun.wait, 60)
 
 
+@pytest.mark.fault("D14")
 def test_what_queues_while_a_flush_runs_shares_the_next_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A hundred waiters that come during one flush need one more, and no flush is done for nothing."""
     disk = GatedFlush(monkeypatch)
@@ -230,6 +237,7 @@ async def wait_in_vain(journal: Journal) -> None:
         await journal.flushed()
 
 
+@pytest.mark.fault("D03")
 def test_a_failed_flush_poisons_for_good(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """All who wait hear of it, so does every later append and flush, and the disk isn't asked again."""
     asked = 0
@@ -260,6 +268,7 @@ def test_a_failed_flush_poisons_for_good(tmp_path: Path, monkeypatch: pytest.Mon
     assert len(read_journal(tmp_path / "journal").facts) == 2
 
 
+@pytest.mark.fault("D03")
 def test_a_failed_flush_is_told_though_its_waiter_was_cancelled(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -310,6 +319,7 @@ class FullDisk:
         self._close(fd)
 
 
+@pytest.mark.fault("D01")
 @pytest.mark.parametrize("error", [errno.ENOSPC, errno.EDQUOT])
 def test_a_full_disk_takes_no_intent_and_every_answer(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: int

@@ -52,6 +52,7 @@ def holder(run_dir: Path) -> Iterator["subprocess.Popen[str]"]:
         process.kill()
 
 
+@pytest.mark.fault("C01", "C04")
 def test_a_second_process_is_refused_by_name_and_death_frees(tmp_path: Path) -> None:
     """The refusal names the holder's pid, host and start; kill -9 leaves no lock behind."""
     with holder(tmp_path) as process:
@@ -64,6 +65,7 @@ def test_a_second_process_is_refused_by_name_and_death_frees(tmp_path: Path) -> 
             assert lock.is_held()
 
 
+@pytest.mark.fault("C01")
 def test_the_same_process_is_refused_too(tmp_path: Path) -> None:
     """A second lock in one process is a second run; after the first one's end it may begin."""
     with RunLock(tmp_path), pytest.raises(RunDirLocked, match=f"pid {os.getpid()}"), RunLock(tmp_path):
@@ -73,6 +75,7 @@ def test_the_same_process_is_refused_too(tmp_path: Path) -> None:
     assert (tmp_path / "lock").exists()
 
 
+@pytest.mark.fault("P11")
 def test_children_do_not_inherit_it(tmp_path: Path) -> None:
     """A started child that outlives the holder keeps no lock, even one that is given every descriptor."""
     command = [sys.executable, "-c", "import sys; print('up', flush=True); sys.stdin.read()"]
@@ -86,6 +89,7 @@ def test_children_do_not_inherit_it(tmp_path: Path) -> None:
         child.kill()
 
 
+@pytest.mark.fault("P11")
 def test_a_forked_child_does_not_hold_it_on(tmp_path: Path) -> None:
     """A forked child that outlives the killed holder keeps nobody out, and its own end frees nothing before that."""
     command = [sys.executable, "-c", HOLD_AND_FORK, str(tmp_path)]
@@ -102,6 +106,7 @@ def test_a_forked_child_does_not_hold_it_on(tmp_path: Path) -> None:
         process.stdin.close()  # ends the child that was left
 
 
+@pytest.mark.fault("C03")
 def test_a_lock_file_that_was_deleted_or_replaced_is_noticed(tmp_path: Path) -> None:
     """Whoever deletes the file lets a second run in; the first one can see it."""
     with RunLock(tmp_path) as lock:
@@ -122,6 +127,7 @@ def test_a_holder_that_cannot_be_read(tmp_path: Path, content: bytes) -> None:
             pass
 
 
+@pytest.mark.fault("D13")
 def test_a_lock_that_is_a_folder_or_a_link(tmp_path: Path) -> None:
     """What is no plain file is refused and not followed."""
     (tmp_path / "a" / "lock").mkdir(parents=True)

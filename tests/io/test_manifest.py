@@ -338,6 +338,7 @@ def test_a_manifest_that_is_up_to_date_is_left_alone(service: RunningSandbox, tm
     assert manifest.stat().st_ino != first
 
 
+@pytest.mark.fault("I08")
 def test_a_table_that_goes_while_a_run_is_at_work(service: RunningSandbox, tmp_path: Path) -> None:
     """The manifest is made of the copy in the run directory: editing the table during a run spoils nothing."""
     path = write_spec(tmp_path, service, "prompt,note\na,x\nb,y\n", params={"seed": 1})
@@ -351,6 +352,7 @@ def test_a_table_that_goes_while_a_run_is_at_work(service: RunningSandbox, tmp_p
     assert batchflux.run(batchflux.load_job(tmp_path / "out")).exit_status == 0
 
 
+@pytest.mark.fault("I08")
 def test_a_table_that_is_edited_before_the_run_is_at_work(service: RunningSandbox, tmp_path: Path) -> None:
     """A question may wait for long: a table that was changed since it was read is refused, not run half and half."""
     job = batchflux.load_job(write_spec(tmp_path, service, "prompt\na\n", params={"seed": 1}))

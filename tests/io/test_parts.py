@@ -69,6 +69,7 @@ def test_a_payload_that_is_no_fact(payload: bytes) -> None:
         build_table([payload])
 
 
+@pytest.mark.fault("D09")
 def test_every_flipped_byte_of_the_pages_is_found() -> None:
     """No flipped byte of the pages gives other facts; of the footer each is an error or for the digest to find."""
     data = part_bytes(as_table([make_fact(number) for number in range(3)]))
@@ -88,6 +89,7 @@ def test_every_flipped_byte_of_the_pages_is_found() -> None:
     assert errors > footer * 0.8  # some bytes of a page's header mean nothing
 
 
+@pytest.mark.fault("D09")
 @pytest.mark.parametrize("length", [0, 3, 100, -1])
 def test_a_truncated_part(length: int) -> None:
     """A part that isn't whole is no part."""
@@ -95,6 +97,7 @@ def test_a_truncated_part(length: int) -> None:
         decipher_part(part_bytes(as_table(make_facts(2)))[:length])
 
 
+@pytest.mark.fault("D18", "P13")
 def test_a_newer_minor_version_is_read_without_its_columns() -> None:
     """Columns that aren't known are passed over, those that aren't there are null or empty."""
     table = as_table(make_facts(2))
@@ -106,6 +109,7 @@ def test_a_newer_minor_version_is_read_without_its_columns() -> None:
     assert read.column("cell_id").equals(table.column("cell_id"))
 
 
+@pytest.mark.fault("D18", "P13")
 def test_a_newer_major_version_is_refused() -> None:
     """What was written under other rules is not read by these."""
     with pytest.raises(PartError, match=r"schema 2.0 is a newer batchflux's: update batchflux"):
@@ -119,6 +123,7 @@ def test_metadata_that_cannot_be_read(changes: dict[str, object]) -> None:
         decipher_part(with_metadata(as_table(make_facts(1)), **changes))
 
 
+@pytest.mark.fault("D09")
 def test_a_parquet_file_of_something_else() -> None:
     """Any other Parquet file is told apart from a part."""
     sink = pa.BufferOutputStream()
@@ -127,6 +132,7 @@ def test_a_parquet_file_of_something_else() -> None:
         decipher_part(bytes(sink.getvalue()))
 
 
+@pytest.mark.fault("D09")
 def test_a_column_of_another_type() -> None:
     """A part whose columns aren't of the schema's types is an error, not a crash."""
     table = as_table(make_facts(1))

@@ -21,6 +21,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+@pytest.mark.fault("I02")
 def test_a_csv_keeps_every_cell_as_the_text_it_is(folder: Path) -> None:
     """Words that other readers take for nothing or for numbers, outer spaces and empty cells stay."""
     cells = ["NA", "null", "None", "007", "1e5", "true", "  two outer  ", "", "=1+1", "'", "\\", "\x1b[31m", "猫"]
@@ -29,6 +30,7 @@ def test_a_csv_keeps_every_cell_as_the_text_it_is(folder: Path) -> None:
     assert [row["prompt"] for row in read_file(path)] == cells
 
 
+@pytest.mark.fault("I01")
 def test_csv_quotes_newlines_and_a_byte_order_mark_are_read_as_written(folder: Path) -> None:
     """A quoted cell keeps commas, quotes and both kinds of newline; CRLF ends lines; the mark is no part of a name."""
     path = folder / "t.csv"
@@ -114,6 +116,7 @@ def test_json_numbers_lose_no_digit(folder: Path, values: str, kind: pa.DataType
     assert [row["v"] for row in read_file(path)] == read
 
 
+@pytest.mark.fault("I06")
 def test_parquet_text_in_any_encoding_is_text_and_the_rest_keeps_its_type(folder: Path) -> None:
     """Large, dictionary and view strings become string; numbers, lists, binary and nulls stay; row groups stream."""
     texts = ["a", None, "b", "a", " NA "]
@@ -142,6 +145,7 @@ def test_parquet_text_in_any_encoding_is_text_and_the_rest_keeps_its_type(folder
     assert [row["dotted.name"] for row in read_rows(table, columns=["dotted.name"])] == texts
 
 
+@pytest.mark.fault("I06")
 @pytest.mark.parametrize("has_arrow_types", [True, False])
 def test_a_parquet_text_repeated_beyond_measure_is_unpacked_in_small_batches(
     folder: Path, has_arrow_types: bool
@@ -184,6 +188,7 @@ def test_packed_text_reads_like_plain_text(folder: Path, form: str, packing: str
         assert read_rows(open_table([path], part_bytes=part_bytes)) == rows
 
 
+@pytest.mark.fault("I13")
 def test_cells_longer_than_a_part_arrive_whole(folder: Path) -> None:
     """Prompts of 150,000 and of three million characters, with every trap in them, in CSV and JSON Lines."""
     prompts = ['wow, "so"\r\n“long”\n' * 9_000, "x" * 3_000_000, "short"]
@@ -282,6 +287,7 @@ def test_no_faulty_row_is_yielded_and_every_file_is_checked(folder: Path) -> Non
     assert [problem.where for problem in caught.value.problems] == ["b.csv:2: row 1", "c.csv:3: row 2"]
 
 
+@pytest.mark.fault("I08")
 @pytest.mark.parametrize("name", ["t.csv", "t.jsonl", "t.parquet"])
 def test_a_file_that_changes_after_it_was_opened_is_refused(folder: Path, name: str) -> None:
     """What was learned at the opening would no longer hold."""

@@ -122,6 +122,7 @@ CSV_FAULTS = {
 }
 
 
+@pytest.mark.fault("I01")
 @pytest.mark.parametrize("part_bytes", [1, 5, 1 << 20])
 @pytest.mark.parametrize("fault", CSV_FAULTS)
 def test_csv_fault(folder: Path, fault: str, part_bytes: int) -> None:
@@ -147,6 +148,7 @@ TSV_FAULTS = {
 }
 
 
+@pytest.mark.fault("I01")
 @pytest.mark.parametrize("fault", TSV_FAULTS)
 def test_tsv_fault(folder: Path, fault: str) -> None:
     """A faulty TSV is refused like a CSV, in words that fit a file without quotes."""
@@ -292,6 +294,7 @@ def test_files_that_are_no_tables(folder: Path) -> None:
 
 
 @pytest.mark.security(24)
+@pytest.mark.fault("I06")
 def test_a_parquet_file_that_is_none(folder: Path) -> None:
     """Text, an empty file, a truncated one and one with a flipped bit are refused, never half read."""
     ids = pa.array(range(5000))
@@ -307,6 +310,7 @@ def test_a_parquet_file_that_is_none(folder: Path) -> None:
     assert "CRC checksum verification failed" in line
 
 
+@pytest.mark.fault("I06")
 def test_parquet_faults_name_file_and_row(folder: Path) -> None:
     """No rows, names twice or missing, and text that isn't UTF-8 (nested or not), which Parquet's readers let pass."""
     write_parquet(folder / "zero.parquet", {"p": pa.array([], pa.string())})

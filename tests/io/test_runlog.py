@@ -45,6 +45,7 @@ def test_levels(level: LogLevel, cells: list[int], tmp_path: Path) -> None:
 
 
 @pytest.mark.security(30)
+@pytest.mark.fault("I13")
 def test_what_a_line_says(tmp_path: Path) -> None:
     """Which cell, what, and why; a line break or an escape of the service's stays inside its line."""
     failed = write(tmp_path / "run.log", "warning")[0]

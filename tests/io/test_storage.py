@@ -47,6 +47,7 @@ def test_publish_flushes_the_file_before_the_rename_and_the_folder_after(
     assert calls == ["file", "rename", "folder"]
 
 
+@pytest.mark.fault("D01")
 @pytest.mark.parametrize("call", ["write", "fsync", "replace"])
 def test_a_refusing_disk_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str) -> None:
     """Whichever step fails, the error names the file, the old content stays and nothing lies beside it."""
@@ -77,6 +78,7 @@ def test_a_block_that_fails_publishes_nothing(tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == []
 
 
+@pytest.mark.fault("D02")
 def test_short_writes_are_gone_on_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A disk that takes three bytes at a time still gets them all."""
     write = os.write
@@ -92,6 +94,7 @@ def test_a_disk_that_takes_nothing_is_full(tmp_path: Path, monkeypatch: pytest.M
         storage.publish_bytes(tmp_path / "a", b"x")
 
 
+@pytest.mark.fault("D12")
 def test_sweeping_takes_temporaries_only(tmp_path: Path) -> None:
     """What an interrupted publish left goes; files, and other programs' dot-files, stay."""
 

@@ -37,6 +37,7 @@ def _refusal(text: str) -> str:
     return str(caught.value)
 
 
+@pytest.mark.fault("I10")
 @pytest.mark.parametrize(
     "text",
     [
@@ -105,6 +106,7 @@ def test_plain_values_are_typed(text: str, value: object) -> None:
     assert type(read) is type(value)
 
 
+@pytest.mark.fault("I10")
 @pytest.mark.parametrize(
     "text",
     [
@@ -155,6 +157,7 @@ def test_what_is_quoted_is_text(text: str, quote: str) -> None:
     assert _read(f"a: {quote}{text}{quote}") == {"a": text}
 
 
+@pytest.mark.fault("I10")
 def test_base_60_is_text_on_the_command_line() -> None:
     """Nobody quotes twice in a shell; the other refusals stay."""
     assert resolve("16:9", base_60_is_text=True) == "16:9"
@@ -230,6 +233,7 @@ _HOSTILE = {
 
 
 @pytest.mark.security(22)
+@pytest.mark.fault("I09")
 @pytest.mark.parametrize("name", _HOSTILE)
 def test_a_hostile_text_is_refused_quickly(name: str) -> None:
     """Depth, aliases, sizes and sheer numbers end in a message, in far less than a person's patience."""

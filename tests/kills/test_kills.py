@@ -84,6 +84,7 @@ LIVES: dict[str, tuple[Plan, list[Strike]]] = {
 }
 
 
+@pytest.mark.fault("P02")
 @pytest.mark.parametrize("name", LIVES)
 def test_killed_at_named_points(tmp_path: Path, victims: Victims, name: str) -> None:
     """Every run but the last is killed at its point; the last one leaves every cell made once, and knows it."""
@@ -93,6 +94,7 @@ def test_killed_at_named_points(tmp_path: Path, victims: Victims, name: str) -> 
         life.finish()
 
 
+@pytest.mark.fault("P01")
 @pytest.mark.parametrize("seed", range(5))
 def test_killed_at_random(tmp_path: Path, victims: Victims, seed: int) -> None:
     """Runs killed at any file call or any moment, jobs of all kinds: the seed is in the test's name."""
@@ -111,6 +113,7 @@ def test_killed_without_inputs_in_the_history(tmp_path: Path, victims: Victims, 
         assert 1 <= life.finish().summary["unknown"] <= unanswered
 
 
+@pytest.mark.fault("P03")
 def test_a_service_that_is_still_at_work_on_what_a_dead_run_sent(tmp_path: Path, victims: Victims) -> None:
     """Predictions that come to be after the run that asked for them died are waited for and adopted."""
     late = FaultScript(rules=(FaultRule(on="submit", do="late", seconds=0.8, at=frozenset({5, 6, 7, 8})),))

@@ -62,6 +62,7 @@ def statuses(world: World) -> list[str]:
     return [str(status) for status in world.disk.state()["status"].to_pylist()]
 
 
+@pytest.mark.fault("H18")
 @pytest.mark.parametrize("history_inputs", ["on", "absent"])
 def test_half_an_hour_of_502_after_create_costs_a_dozen_submissions(history_inputs: HistoryInputs) -> None:
     """At 83 submissions a second the breaker lets no more be lost than were open, and a dozen probes."""
@@ -97,6 +98,7 @@ def rates_around_an_hour_of_refusals() -> tuple[World, float, float]:
     return world, len(before) / 30, len(after) / 30
 
 
+@pytest.mark.fault("H15")
 def test_an_hour_of_refusals_fails_no_cell() -> None:
     """Every submission is answered with 429 for an hour, with all sorts of advice when to come again."""
     world, before_per_s, after_per_s = rates_around_an_hour_of_refusals()
@@ -104,6 +106,7 @@ def test_an_hour_of_refusals_fails_no_cell() -> None:
     assert after_per_s >= 0.4 * before_per_s
 
 
+@pytest.mark.fault("H15")
 @pytest.mark.xfail(strict=True, reason="the window grows back by one a windowful: 46 % of full speed after two minutes")
 def test_full_speed_is_back_two_minutes_after_an_hour_of_refusals() -> None:
     """The storm says nothing of how many predictions the service holds."""

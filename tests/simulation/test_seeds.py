@@ -21,6 +21,7 @@ from tests.simulation.world import calm, live
 _SEEDS, _GROUP = 300, 20
 
 
+@pytest.mark.fault("P01", "D05", "H17", "S16")
 @pytest.mark.parametrize("first", range(0, _SEEDS, _GROUP))
 def test_no_cell_is_lost_or_bought_twice_whatever_befalls_the_job(first: int) -> None:
     """Faults of all kinds, kills, power cuts and full disks; then the sun shines, and every promise holds."""
@@ -73,6 +74,7 @@ def test_a_program_that_waits_for_itself_is_found_out() -> None:
         run_virtually(waits_for_nobody())
 
 
+@pytest.mark.fault("D05")
 def test_a_power_cut_keeps_what_was_flushed_and_a_prefix_of_the_rest() -> None:
     """An intent that was waited for survives every cut; what was only recorded may go, newest first."""
     facts = [
