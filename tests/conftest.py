@@ -8,9 +8,11 @@ from pathlib import Path
 import pytest
 
 from tests.canary import CANARY, find_in, is_in
+from tests.faults.collecting import CARRIED, carried_by
 
 # Whoever runs the tests may have a key of their own, which no test must ever see.
 os.environ["WAVESPEED_API_KEY"] = CANARY
+
 
 # A runner under nohup or in the background hands ignored signals on to every child, which then ignores them too.
 for _number, _usual in (
@@ -53,3 +55,9 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
         reporter = session.config.pluginmanager.get_plugin("terminalreporter")
         if reporter is not None:
             reporter.write_line(f"the key was written to {', '.join(found)}", red=True)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Keep which tests carry which faults' ids, before any is deselected: the table of faults is held against it."""
+    config.stash[CARRIED] = carried_by(items, config)

@@ -150,6 +150,15 @@ def test_hints_are_no_answer(hints: bytes) -> None:
     assert isinstance(decipher_submit(_send(say(hints))), Unanswered)
 
 
+@pytest.mark.fault("H06")
+@pytest.mark.parametrize("kind", ["text/html; charset=utf-8", "application/octet-stream", "image/png", "nonsense"])
+def test_an_answer_is_what_it_holds(kind: str) -> None:
+    """JSON under another name is an answer, a page that calls itself JSON is none."""
+    assert isinstance(decipher_submit(_send(say(respond(_GOOD, f"Content-Type: {kind}")))), Accepted)
+    page = respond(b"<html>Down for maintenance</html>", "Content-Type: application/json")
+    assert isinstance(decipher_submit(_send(say(page))), Unanswered)
+
+
 @pytest.mark.fault("H22")
 @pytest.mark.parametrize("status", ["204 No Content", "205 Reset Content", "206 Partial Content"])
 @pytest.mark.parametrize("body", [b"", _GOOD], ids=["empty", "with a body"])
