@@ -3,7 +3,7 @@
 Ids are matched column-wise: the facts' keys are sorted once, and every slice of the grid looks itself up in them.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -23,6 +23,9 @@ __all__ = ["Known", "lay_over"]
 
 # The longest that a POST can be open (io.client): one whose process died left within this of its intent.
 _POST_MS = 60_000
+
+# So many answers tell how far apart the clocks were: one that is odd widens what is listed, and decides nothing.
+_NEAREST = 15
 
 Indexes = npt.NDArray[np.int64]
 
@@ -92,11 +95,15 @@ class Known:
         """Yield (grid index, lost submission) of the cells whose last submission was not answered."""
         places = self.places(CellStatus.UNKNOWN)
         columns = ["cell_id", "attempt", "attempts", "cost_micro_usd", "price_micro_usd", "at", "submitted_at"]
+        if not len(places):
+            return
+        offsets_at = self.clock_offsets()
         for index, row in zip(
             self.indexes[places].tolist(), self.facts.select(columns).take(pa.array(places)).to_pylist(), strict=True
         ):
             price = row["price_micro_usd"] or 0
             at_ms = _epoch_ms(row["at"]) or now_ms
+            sent_at_ms = _epoch_ms(row["submitted_at"]) or at_ms - _POST_MS
             yield (
                 index,
                 Unresolved(
@@ -105,10 +112,24 @@ class Known:
                     attempt=row["attempt"],
                     price_micro_usd=price,
                     # A fact's own moment is the intent's, or when it was given up: at most a POST's time later.
-                    sent_at_ms=_epoch_ms(row["submitted_at"]) or at_ms - _POST_MS,
+                    sent_at_ms=sent_at_ms,
                     seen_at_ms=min(now_ms, at_ms + _POST_MS),
+                    clock_offsets_ms=offsets_at(sent_at_ms),
                 ),
             )
+
+    def clock_offsets(self) -> Callable[[int], tuple[int, int] | None]:
+        """Return what tells the least and the most that the service's clock was ahead of ours about a moment of ours,
+        in milliseconds; None where no answer tells it."""
+        ours, theirs = (pc.cast(self.facts[name], pa.int64()) for name in ("submitted_at", "created_at"))
+        told = pc.and_(pc.is_valid(ours), pc.is_valid(theirs))
+        moments, made = (np.asarray(each.filter(told), dtype=np.int64) for each in (ours, theirs))
+
+        def offsets_at(moment_ms: int) -> tuple[int, int] | None:
+            nearest = (made - moments)[np.abs(moments - moment_ms).argsort()[:_NEAREST]]
+            return (int(nearest.min()), int(nearest.max())) if len(nearest) else None
+
+        return offsets_at
 
     def pending(self, grid: Grid, order: Order) -> Iterator[int]:
         """Return the indexes of cells that are pending now, in the order of the run.

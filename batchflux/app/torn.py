@@ -44,7 +44,8 @@ async def look_up(
 
     `accepts` is the user's word to go on where the history can't tell. Without it that raises CheckpointDamaged.
     """
-    starts = [each.since_ms for each in torn]
+    starts = [each.since_ms - _POST_MS if each.since_ms is not None else 0 for each in torn]
+    until_ms = max(each.until_ms for each in torn) + _POST_MS
     wall_ms = run_clock()
     reconciler = Reconciler(
         transport=transport,
@@ -58,8 +59,9 @@ async def look_up(
     )
     strangers = await reconciler.find_strangers(
         models=job.grid.recipe.models,
-        since_ms=min((each - _POST_MS for each in starts if each is not None), default=0) if None not in starts else 0,
-        until_ms=max(each.until_ms for each in torn) + _POST_MS,
+        since_ms=min(starts),
+        until_ms=until_ms,
+        clock_offsets_ms=known.clock_offsets()(until_ms),
     )
     if isinstance(strangers, Fault):
         if not accepts:

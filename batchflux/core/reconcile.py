@@ -21,7 +21,7 @@ __all__ = ["Adopted", "Held", "LostSubmission", "Verdicts", "judge"]
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LostSubmission:
     """One submission whose answer is not known. `sent_at_ms` is our clock when its intent was written, `seen_at_ms`
-    when it was given up; `index` is the cell's place in the grid."""
+    when it was given up; `index` is the cell's place in the grid; `clock_offsets_ms` as in `Unresolved`."""
 
     cell_id: str
     index: int
@@ -29,6 +29,7 @@ class LostSubmission:
     body: Params
     sent_at_ms: int
     seen_at_ms: int
+    clock_offsets_ms: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

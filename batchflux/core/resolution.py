@@ -15,7 +15,8 @@ __all__ = ["Resolution", "Unresolved", "adopt", "hold", "release"]
 class Unresolved:
     """A lost submission as the cell's books have it: the state before it, its attempt number and its price.
 
-    It left between `sent_at_ms` and `seen_at_ms` of our clock, when it was given up.
+    It left between `sent_at_ms` and `seen_at_ms` of our clock, when it was given up. `clock_offsets_ms` are the least
+    and the most that the service's clock was ahead of ours at that time, where an earlier run's answers tell it.
     """
 
     cell_id: str
@@ -24,6 +25,7 @@ class Unresolved:
     price_micro_usd: int
     sent_at_ms: int
     seen_at_ms: int
+    clock_offsets_ms: tuple[int, int] | None = None
 
     @classmethod
     def of(cls, fact: Fact, *, price_micro_usd: int) -> Self:

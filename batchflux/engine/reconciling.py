@@ -7,7 +7,7 @@ It waits until the service must have settled, lists the account's history twice,
 import asyncio
 from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 from batchflux.core.history import HistoryItem, build_history, decipher_history
 from batchflux.core.model import Fault
@@ -20,6 +20,8 @@ __all__ = ["KNOWN_SKEW_MS", "Reconciler"]
 # Where no answer has told how far the service's clock is from ours.
 _UNKNOWN_SKEW_MS = 15 * 60_000
 KNOWN_SKEW_MS = 5_000
+# An earlier run's answers tell its clock's offset to within the time that a POST may take.
+_EARLIER_SKEW_MS = 60_000 + KNOWN_SKEW_MS
 # The service keeps predictions for a week (documentation): what left before it, less an hour, no listing can prove.
 _REACH_MS = (7 * 24 - 1) * 3600 * 1000
 _MAX_PAGES = 1000
@@ -31,13 +33,30 @@ _Told = TypeVar("_Told")
 _Listing = tuple[HistoryItem, ...]
 
 
+class _Sent(NamedTuple):
+    """When something was sent and when given up, on our clock; the offsets are as in `Unresolved`."""
+
+    sent_ms: int
+    seen_ms: int
+    clock_offsets_ms: tuple[int, int] | None
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Span:
-    """What is looked for: submissions of these models, the first sent and the last given up at moments of our clock."""
+    """What is looked for: submissions of these models."""
 
     models: frozenset[str]
-    first_ms: int
-    last_ms: int
+    sent: tuple[_Sent, ...]
+
+    @property
+    def first_ms(self) -> int:
+        """When the first of them was sent."""
+        return min(each.sent_ms for each in self.sent)
+
+    @property
+    def last_ms(self) -> int:
+        """When the last of them was given up."""
+        return max(each.seen_ms for each in self.sent)
 
 
 @dataclass(kw_only=True)
@@ -115,29 +134,33 @@ class Reconciler:
 
         span = _Span(
             models=frozenset(each.model for each in batch),
-            first_ms=min(each.sent_at_ms for each in batch),
-            last_ms=max(each.seen_at_ms for each in batch),
+            sent=tuple(_Sent(each.sent_at_ms, each.seen_at_ms, each.clock_offsets_ms) for each in batch),
         )
         return await self._settle(span, quiet_before, tell)
 
     async def find_strangers(
-        self, *, models: Collection[str], since_ms: int, until_ms: int
+        self,
+        *,
+        models: Collection[str],
+        since_ms: int,
+        until_ms: int,
+        clock_offsets_ms: tuple[int, int] | None,
     ) -> tuple[HistoryItem, ...] | Fault:
         """Return the predictions that the service holds and this run has no record of, made between two moments of
         our clock, oldest first, once all that was sent by then must have settled; or why they can't be had.
 
         Nothing of ours may be on its way: whatever is made meanwhile has no record either.
         """
-        until_ms = min(until_ms, self.wall_ms())
-        await asyncio.sleep(max(0.0, (until_ms - self.wall_ms()) / 1000 + self.settle_s))
+        # Whoever wrote until then has ended, so it is past, whatever a clock says that was set meanwhile.
+        await asyncio.sleep(self.settle_s + min(0.0, (until_ms - self.wall_ms()) / 1000))
 
         def tell(listing: _Listing, known: Collection[str]) -> tuple[tuple[HistoryItem, ...], object]:
             strange = [item for item in listing if item.prediction.id not in known]
             strange.sort(key=lambda item: (item.prediction.created_at_ms or 0, item.prediction.id))
             return tuple(strange), {item.prediction.id for item in strange}
 
-        reach_ms = self.wall_ms() - _REACH_MS
-        span = _Span(models=frozenset(models), first_ms=max(since_ms, reach_ms), last_ms=until_ms)
+        sent = _Sent(max(since_ms, self.wall_ms() - _REACH_MS), until_ms, clock_offsets_ms)
+        span = _Span(models=frozenset(models), sent=(sent,))
         return await self._settle(span, _at_once, tell)
 
     async def _settle(
@@ -186,11 +209,21 @@ class Reconciler:
         return sum(name not in listed for name in inside)
 
     def _bounds(self, span: _Span) -> tuple[int, int]:
-        """Return the span of the service's clock in which what was sent can have been accepted, in milliseconds."""
+        """Return the span of the service's clock in which what was sent can have been accepted, in milliseconds.
+
+        Each by the clock of its own time: between two runs a clock may have been set.
+        """
         offset = self.clock_offset_ms
         skew_ms, shift = self._skew_ms(), offset or 0
-        first = span.first_ms + shift - skew_ms
-        last = span.last_ms + shift + skew_ms + round(self.settle_s * 1000)
+        spans = [(each.sent_ms + shift - skew_ms, each.seen_ms + shift + skew_ms) for each in span.sent]
+        # Never less than by this run's clock: what is listed besides the lost ones shows whether the listing is whole.
+        for each in span.sent:
+            if each.clock_offsets_ms is not None:
+                least, most = each.clock_offsets_ms
+                end = max(each.sent_ms, each.seen_ms) + most + _EARLIER_SKEW_MS
+                spans.append((each.sent_ms + least - _EARLIER_SKEW_MS, end))
+        first = min(begin for begin, _ in spans)
+        last = max(end for _, end in spans) + round(self.settle_s * 1000)
         # Settled means that nothing of theirs is made from now on; without this end new predictions keep coming in.
         return first, last if offset is None else min(last, self.wall_ms() + shift + self.clock_error_ms)
 

@@ -83,6 +83,7 @@ class Resolver:
                 body=json.loads(json.dumps(dict(item.cell.body))),
                 sent_at_ms=lost.sent_at_ms,
                 seen_at_ms=lost.seen_at_ms,
+                clock_offsets_ms=lost.clock_offsets_ms,
             )
         )
 

@@ -35,3 +35,21 @@ def test_a_runs_clock_goes_on_evenly(monkeypatch: pytest.MonkeyPatch) -> None:
     first = clock()
     monkeypatch.setattr(time, "time_ns", lambda: 0)
     assert before <= first <= clock() <= before + 60_000
+
+
+@pytest.mark.fault("P12")
+@pytest.mark.parametrize("leap_s", [-3600, 3600])
+def test_a_clock_that_is_set_between_two_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, leap_s: int) -> None:
+    """What the first left unanswered is looked for where its own clock says that it was made, and found."""
+    monkeypatch.setenv("WAVESPEED_API_KEY", "a-key-for-loopback")
+    plain = time.time_ns
+    rules = (
+        FaultRule(on="submit", do="close", when="after", at=frozenset({10})),
+        FaultRule(on="history", do="status", status=404, times=1),
+    )
+    with SandboxThread(config(*rules)) as sandbox:
+        assert run(tmp_path, sandbox, cells=20).standing.unknown == 1
+        monkeypatch.setattr(time, "time_ns", lambda: plain() + leap_s * 10**9)
+        second = run(tmp_path, sandbox, cells=24, run__patience="20s")
+        assert created(sandbox) == {1: 24}
+    assert second.standing.completed == 24
