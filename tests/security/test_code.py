@@ -17,11 +17,12 @@ TREES = {
     path.relative_to(PACKAGE).as_posix(): ast.parse(path.read_text(encoding="utf-8"))
     for path in sorted(PACKAGE.rglob("*.py"))
 }
+NODES = [(name, node) for name, tree in TREES.items() for node in ast.walk(tree)]
 
 
 def nodes(*kinds: type[ast.AST]) -> Iterator[tuple[str, ast.AST]]:
     """Yield (file, node) for every node of these kinds."""
-    return ((name, node) for name, tree in TREES.items() for node in ast.walk(tree) if isinstance(node, kinds))
+    return ((name, node) for name, node in NODES if isinstance(node, kinds))
 
 
 def files_with(*wanted: str) -> set[str]:
