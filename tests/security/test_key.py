@@ -3,6 +3,7 @@
 import base64
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -27,18 +28,20 @@ def test_a_run_at_work_shows_no_key_to_the_machine(tmp_path: Path) -> None:
     """What any user of the machine can list of it and its sandbox holds no key; a crash would write no memory."""
     if not Path("/proc/self/cmdline").exists():
         pytest.skip("this system doesn't list processes as files")
-    job = write_job(tmp_path, prompts=["a kite"] * 3)
-    with started("run", job, "--sandbox", cwd=tmp_path) as run:
-        children = Path(f"/proc/{run.process.pid}/task/{run.process.pid}/children")
-        wait_until(lambda: bool(children.read_text().split()), "the sandbox's process")
-        for pid in [run.process.pid, *map(int, children.read_text().split())]:
+    job = write_job(tmp_path, prompts=["a kite"] * 100)  # more than it will come to
+    with started("run", job, "--sandbox", "-j", "1", cwd=tmp_path) as run:
+        wait_until((tmp_path / "out-sandbox" / "sandbox" / "port").exists, "the sandbox")
+        children = Path(f"/proc/{run.process.pid}/task/{run.process.pid}/children").read_text().split()
+        assert children
+        for pid in [run.process.pid, *map(int, children)]:
             shown = [Path(f"/proc/{pid}/{name}").read_bytes() for name in ("cmdline", "comm")]
             assert shown[0]
             assert not is_in(b"".join(shown))
             limits = Path(f"/proc/{pid}/limits").read_text()
             [core] = [line.split() for line in limits.splitlines() if line.startswith("Max core file size")]
             assert core[4] == "0"
-        assert run.wait().status == 0
+        run.send(signal.SIGKILL)
+        assert run.wait().status == -signal.SIGKILL
 
 
 @pytest.mark.security(1)
