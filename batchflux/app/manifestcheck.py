@@ -1,22 +1,24 @@
 """Holds a manifest against the grid and the checkpoint: every cell once, in its place, with the state it has.
 
-Streams the manifest; holds 40 bytes a cell beside the facts. What differs becomes a Python object, the rest doesn't.
+Block by block, in the memory of some cells. What differs becomes a Python object, the rest doesn't.
 """
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from batchflux.app.resume import Known
+from batchflux.app.blocks import Block, block_piles, with_cells
+from batchflux.core.arrow import Ints, as_ints, from_flags
+from batchflux.core.cellstates import CellIndex
 from batchflux.core.grid import Grid
 from batchflux.core.ledger import cell_ids, cell_keys
+from batchflux.io.spill import Piles
 
 __all__ = ["COMPARED_COLUMNS", "Altered", "ManifestCheck", "check_manifest"]
 
@@ -33,9 +35,6 @@ COMPARED_COLUMNS: Final = (
 _STATE_NAMES: Final = ("status", "prediction_id", "attempts", "cost_usd", "error_kind", "files", "sha256")
 _ROWS_AT_ONCE: Final = 65_536
 _MOST_NAMED: Final = 1000
-
-_Ints = npt.NDArray[np.int64]
-_Keys = npt.NDArray[np.uint64]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,64 +68,78 @@ class ManifestCheck:
         return self.n_missing + self.n_doubled + self.n_foreign + self.n_altered
 
 
-def check_manifest(path: Path, grid: Grid, known: Known) -> ManifestCheck:
-    """Return what differs between a manifest and a run's facts over its grid. Raises FileNotFoundError."""
+def check_manifest(path: Path, grid: Grid, blocks: Iterator[Block]) -> ManifestCheck:
+    """Return what differs between a manifest and a run's facts, by blocks of its grid. Raises FileNotFoundError."""
     check = ManifestCheck()
-    try:
-        file = pq.ParquetFile(path)
-        lacking = [name for name in ("cell_id", *_STATE_NAMES) if name not in file.schema_arrow.names]
-        if lacking:
-            return ManifestCheck(unreadable=f"has no column {', '.join(lacking)}")
-        keys = [cell_keys(batch.column(0)) for batch in file.iter_batches(_ROWS_AT_ONCE, columns=["cell_id"])]
-        indexes = _match(np.concatenate([*keys, np.empty((0, 2), dtype=np.uint64)]), grid, check)
-        _compare(file, indexes, known, check)
-    except FileNotFoundError:
-        raise
-    except (pa.ArrowException, OSError, ValueError) as error:
-        return ManifestCheck(unreadable=f"can't be read: {error}")
+    with block_piles(grid, path.parent) as piles:
+        try:
+            _sort_rows(path, grid, piles, check)
+        except FileNotFoundError:
+            raise
+        except (pa.ArrowException, OSError, ValueError) as error:
+            return ManifestCheck(unreadable=f"can't be read: {error}")
+        if check.unreadable is None:
+            for number, block in enumerate(blocks):
+                _compare(piles.of(number), block, check)
     return check
 
 
-def _match(keys: _Keys, grid: Grid, check: ManifestCheck) -> _Ints:
-    """Return which cell of the grid each row of the manifest is, -1 for one that is none; notes what is wrong."""
-    pieces = list(grid.slices())
-    wanted = np.concatenate([piece.keys for piece in pieces])
-    indexes = np.concatenate([piece.indexes for piece in pieces])
-    if wanted.shape == keys.shape and bool((wanted == keys).all()):
-        return indexes
-    order = np.lexsort((wanted[:, 1], wanted[:, 0]))
-    texts = _texts(wanted)[order]
-    places = np.minimum(np.searchsorted(texts, _texts(keys)), len(texts) - 1)
-    is_cell = texts[places] == _texts(keys)
-    rows = np.where(is_cell, order[places], -1)
-    times = np.bincount(rows[is_cell], minlength=len(wanted))
-    check.n_missing, check.missing = _named(wanted[times == 0])
-    check.n_doubled, check.doubled = _named(wanted[times > 1])
-    check.n_foreign, check.foreign = _named(keys[~is_cell])
-    check.is_in_order = bool((np.diff(rows[is_cell]) >= 0).all())
-    return np.where(is_cell, indexes[rows], -1)
+def _sort_rows(path: Path, grid: Grid, piles: Piles, check: ManifestCheck) -> None:
+    """Put the manifest's rows on piles, by the cells that they seem to be of."""
+    file = pq.ParquetFile(path)
+    lacking = [name for name in ("cell_id", *_STATE_NAMES) if name not in file.schema_arrow.names]
+    if lacking:
+        check.unreadable = f"has no column {', '.join(lacking)}"
+        return
+    index = CellIndex(grid)
+    before = -1
+    for batch in file.iter_batches(_ROWS_AT_ONCE, columns=["cell_id", *_STATE_NAMES], use_threads=False):
+        rows = pa.Table.from_batches([batch])
+        cells = index.find(rows["cell_id"])
+        _note(rows.filter(from_flags(cells < 0)), check.foreign)
+        check.n_foreign += int((cells < 0).sum())
+        ours = np.concatenate([[before], cells[cells >= 0]])
+        check.is_in_order &= bool((np.diff(ours) >= 0).all())
+        before = int(ours[-1])
+        piles.add(with_cells(rows, cells))
 
 
-def _compare(file: Any, indexes: _Ints, known: Known, check: ManifestCheck) -> None:
-    """Compare the state of every row with that of its cell."""
-    place_of = np.full(len(known.statuses), -1, dtype=np.int64)
-    is_known = known.indexes >= 0
-    place_of[known.indexes[is_known]] = np.flatnonzero(is_known)
-    first = 0
-    for batch in file.iter_batches(_ROWS_AT_ONCE, columns=["cell_id", *_STATE_NAMES]):
-        rows = indexes[first : first + batch.num_rows]
-        first += batch.num_rows
-        places = np.where(rows >= 0, place_of[rows], -1)
-        state = _state(known.facts.select(COMPARED_COLUMNS).take(pa.array(places, mask=places < 0)))
-        said = pa.Table.from_batches([batch])
-        for row, column in _differing(said, state):
-            if rows[row] < 0:
-                continue
-            check.n_altered += 1
-            if len(check.altered) < _MOST_NAMED:
-                said_text, known_text = str(said[column][row].as_py()), str(state[column][row].as_py())
-                cell_id = said["cell_id"][row].as_py()
-                check.altered.append(Altered(cell_id=cell_id, column=column, said=said_text, known=known_text))
+def _compare(rows: pa.Table | None, block: Block, check: ManifestCheck) -> None:
+    """Hold the manifest's rows of a block against its cells: every cell once, each with the state it has."""
+    piece = block.piece
+    times = np.zeros(len(piece.indexes), dtype=np.int64)
+    if rows is not None:
+        cells, keys = as_ints(rows["cell"]), cell_keys(rows["cell_id"])
+        places = np.searchsorted(piece.indexes, cells)
+        # An index tells an id by most of its digits; here all of them count.
+        is_cell = (piece.keys[places] == keys).all(axis=1)
+        check.n_foreign += int((~is_cell).sum())
+        _note(rows.filter(from_flags(~is_cell)), check.foreign)
+        np.add.at(times, places[is_cell], 1)
+        _compare_states(rows.filter(from_flags(is_cell)), cells[is_cell], block, check)
+    for many, names in ((times == 0, check.missing), (times > 1, check.doubled)):
+        names.extend(cell_ids(piece.keys[many][: max(0, _MOST_NAMED - len(names))]).to_pylist())
+    check.n_missing += int((times == 0).sum())
+    check.n_doubled += int((times > 1).sum())
+
+
+def _compare_states(said: pa.Table, cells: Ints, block: Block, check: ManifestCheck) -> None:
+    places = np.searchsorted(block.cells, cells)
+    is_tried = np.zeros(len(cells), dtype=np.bool_)
+    if len(block.cells):
+        places = np.minimum(places, len(block.cells) - 1)
+        is_tried = block.cells[places] == cells
+    state = _state(block.facts.select(COMPARED_COLUMNS).take(pa.array(places, mask=~is_tried)))
+    for row, column in _differing(said, state):
+        check.n_altered += 1
+        if len(check.altered) < _MOST_NAMED:
+            said_text, known_text = str(said[column][row].as_py()), str(state[column][row].as_py())
+            cell_id = said["cell_id"][row].as_py()
+            check.altered.append(Altered(cell_id=cell_id, column=column, said=said_text, known=known_text))
+
+
+def _note(rows: pa.Table, names: list[str]) -> None:
+    names += rows["cell_id"].slice(0, max(0, _MOST_NAMED - len(names))).to_pylist()
 
 
 def _state(facts: pa.Table) -> pa.Table:
@@ -156,12 +169,3 @@ def _differing(said: pa.Table, state: pa.Table) -> Iterator[tuple[int, str]]:
             if left != right and row not in seen:
                 seen.add(row)
                 yield row, name
-
-
-def _named(keys: _Keys) -> tuple[int, list[str]]:
-    return len(keys), cell_ids(keys[:_MOST_NAMED]).to_pylist()
-
-
-def _texts(keys: _Keys) -> npt.NDArray[np.bytes_]:
-    """Return keys as bytes that sort and compare like them."""
-    return np.ascontiguousarray(keys.astype(">u8")).view("S16").reshape(-1)

@@ -7,12 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
 
 from batchflux.app.job import Job, shown_path
-from batchflux.app.resume import Known, lay_over
-from batchflux.app.rundir import RunIdentity, read_facts_of
+from batchflux.app.reading import read_known
+from batchflux.app.resume import Known
+from batchflux.app.rundir import RunIdentity
 from batchflux.core.budget import usd
 from batchflux.core.model import CellStatus, JsonValue
 from batchflux.core.pricing import PriceList
@@ -133,7 +132,7 @@ def make_plan(job: Job, *, prices: PriceList | None = None, known: Known | None 
     """
     grid, spec = job.grid, job.spec
     if known is None:
-        known = lay_over(grid, read_facts_of(job.run_dir, RunIdentity.read(job.run_dir)))
+        known = read_known(grid, job.run_dir, RunIdentity.read(job.run_dir))
         if spec.run.on_unknown == "resubmit":
             known = known.taking_up(CellStatus.UNKNOWN)
     if prices is None:
@@ -145,7 +144,7 @@ def make_plan(job: Job, *, prices: PriceList | None = None, known: Known | None 
     costs_known = all(model in prices.an_image for model in spec.models)
     again = int(prices.of_many(repeated, job.shapes).sum())
     hours = {level: images / rate / 60 for level, rate in LEVELS.items()}
-    measured = _measured_per_min(known.facts)
+    measured = known.pace.completed_per_min
     if measured:
         hours["as this run did"] = images / measured / 60
     if spec.run.rate_limit_per_s is not None:
@@ -166,7 +165,7 @@ def make_plan(job: Job, *, prices: PriceList | None = None, known: Known | None 
         prices_usd={model: _usd(prices.an_image.get(model)) for model in spec.models},
         cheapest_usd={model: _usd(_cheapest(job, prices, model)) for model in spec.models},
         hours=hours,
-        disk_bytes=images * _image_bytes(known.facts) if spec.output.download else 0,
+        disk_bytes=images * (known.pace.image_bytes or _GUESSED_IMAGE_BYTES) if spec.output.download else 0,
         repeated_cells=len(repeated),
         repeated_usd=again / 1e6 if costs_known else None,
         first_requests=_first_requests(job, known),
@@ -226,28 +225,6 @@ def _warnings(job: Job, hours: Mapping[str, float]) -> list[str]:
     if job.keeps_seed_to_itself:
         warnings.append("no seed is given, so each cell sends one drawn from its content")
     return warnings
-
-
-def _image_bytes(facts: pa.Table) -> int:
-    if facts.num_rows == 0:
-        return _GUESSED_IMAGE_BYTES
-    mean = pc.mean(pc.list_flatten(facts["file_bytes"])).as_py()
-    return int(mean) if mean else _GUESSED_IMAGE_BYTES
-
-
-def _measured_per_min(facts: pa.Table) -> float | None:
-    """Return the images completed a minute over the minutes in which any was, or None before there are enough."""
-    if facts.num_rows == 0:
-        return None
-    done = facts.filter(pc.equal(facts["status"], str(CellStatus.COMPLETED)))
-    minutes = pc.count_distinct(pc.floor_temporal(done["completed_at"], unit="minute")).as_py()
-    if not minutes or done.num_rows < 20:
-        return None
-    if minutes > 2:
-        return float(done.num_rows) / float(minutes)
-    span = pc.min_max(done["completed_at"]).as_py()
-    seconds = max(1.0, (span["max"] - span["min"]).total_seconds())
-    return float(done.num_rows / seconds * 60)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -10,45 +10,62 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from batchflux.app.blocks import read_blocks
 from batchflux.app.job import JOB_FILE, PROMPTS_FILE, Job
+from batchflux.app.reading import gather_retired
 from batchflux.app.resume import Known
+from batchflux.app.rundir import RunIdentity
 from batchflux.io.facts import CHECKPOINT_DIR
-from batchflux.io.manifest import MANIFEST, RETIRED, ManifestSource, is_as_written, write_manifest, write_retired
+from batchflux.io.manifest import (
+    MANIFEST,
+    RETIRED,
+    STATE_FACTS,
+    ManifestSource,
+    is_as_written,
+    write_manifest,
+    write_retired,
+)
+from batchflux.io.parts import empty_table
 from batchflux.io.storage import list_names
 
-__all__ = ["is_manifest_current", "publish_results"]
+__all__ = ["is_manifest_current", "publish_results", "stamp_of_facts"]
 
 
 def publish_results(job: Job, known: Known, *, base_url: str) -> None:
-    """Write manifest.parquet and retired.parquet. Raises StorageError."""
-    stamp = _stamp(job.run_dir)
-    if known.facts.num_rows and is_as_written(job.run_dir / MANIFEST, stamp=stamp):
+    """Write manifest.parquet and retired.parquet; `known` says whether there is anything. Raises StorageError."""
+    stamp = stamp_of_facts(job.run_dir)
+    if not known.is_empty and is_as_written(job.run_dir / MANIFEST, stamp=stamp):
         return
+    identity = RunIdentity.read(job.run_dir)
     source = ManifestSource(
         grid=job.grid,
         part=job.rows.part,
         carried=_Window(job.carried()),
         carried_schema=job.table.schema,
-        facts=known.facts,
-        indexes=known.indexes,
+        blocks=read_blocks(job.grid, job.run_dir, identity, columns=STATE_FACTS),
         base_url=base_url,
         stamp=stamp,
     )
     write_manifest(job.run_dir / MANIFEST, source)
-    write_retired(job.run_dir / RETIRED, source)
+    retired = empty_table()
+    if known.n_retired and identity is not None:
+        retired = gather_retired(job.grid, job.run_dir, identity)
+    write_retired(job.run_dir / RETIRED, retired, base_url=base_url)
 
 
 def is_manifest_current(run_dir: Path) -> bool:
     """Return whether the manifest says that it was made of the spec, table and facts that lie there now."""
-    return _stamp_of(run_dir / MANIFEST) == _stamp(run_dir)
+    return _stamp_of(run_dir / MANIFEST) == stamp_of_facts(run_dir)
 
 
-def _stamp(run_dir: Path) -> str:
+def stamp_of_facts(run_dir: Path) -> str:
     """Return a digest of all that a manifest is made of: spec, table, and the parts and journals by size."""
     digest = hashlib.sha256()
     for name in (JOB_FILE, PROMPTS_FILE):
         path = run_dir / name
-        digest.update(path.read_bytes() if path.exists() else b"-")
+        if path.exists():
+            with path.open("rb") as file:
+                digest.update(hashlib.file_digest(file, "sha256").digest())
     for folder in (CHECKPOINT_DIR, "journal"):
         path = run_dir / folder
         for name in sorted(list_names(path)) if path.is_dir() else ():

@@ -1,6 +1,6 @@
-"""What an earlier run left: the folded facts laid over the grid. Decides what is done, in flight, held and to be run.
+"""What an earlier run left, laid over the grid. Decides what is done, in flight, held and to be run.
 
-Ids are matched column-wise: the facts' keys are sorted once, and every slice of the grid looks itself up in them.
+`reading` makes it of the facts; here nothing is read.
 """
 
 from collections.abc import Callable, Iterator
@@ -10,16 +10,16 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.compute as pc
 
+from batchflux.core.arrow import from_ints, numbered
+from batchflux.core.cellstates import CellStates
 from batchflux.core.flow import CellState
 from batchflux.core.grid import Grid, Order
-from batchflux.core.ledger import cell_keys
 from batchflux.core.model import CellStatus
-from batchflux.core.progress import EXCLUDED, STATUS_CODES, StatusArray
+from batchflux.core.progress import STATUS_CODES, StatusArray
 from batchflux.core.resolution import Unresolved
 
-__all__ = ["Known", "lay_over"]
+__all__ = ["Known", "PaceSeen"]
 
 # The longest that a POST can be open (io.client): one whose process died left within this of its intent.
 _POST_MS = 60_000
@@ -30,51 +30,64 @@ _NEAREST = 15
 Indexes = npt.NDArray[np.int64]
 
 
-@dataclass(frozen=True)
-class Known:
-    """The facts over the grid: `indexes` (facts,) say which cell each fact is of, -1 for those that left the job.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PaceSeen:
+    """How fast a run was and how large its images are; None before there is enough to tell by."""
 
-    `statuses` (grid indexes,) uint8 hold every cell's status, EXCLUDED where `exclude` leaves an index out.
+    completed_per_min: float | None
+    image_bytes: int | None
+    newest_at_ms: int | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Known:
+    """What is known of every cell of a grid, in two bytes each, and the facts of those that aren't final.
+
+    `statuses` (grid indexes,) uint8 hold every cell's status, EXCLUDED where `exclude` leaves an index out. `facts`
+    are folded, of the cells that were tried and aren't final, `indexes` (facts,) say which cell each is of.
+    `newest_ids` are the predictions last heard of, the oldest first, as many as an engine keeps.
+    `clocks` are moments of ours at which submissions left, and how far the service's clock was ahead then, in ms.
     """
 
+    states: CellStates
+    statuses: StatusArray
     facts: pa.Table
     indexes: Indexes
-    statuses: StatusArray
+    n_retired: int
+    spent_micro_usd: int
+    pace: PaceSeen
+    newest_ids: tuple[str, ...]
+    clocks: tuple[Indexes, Indexes]
 
     def places(self, *statuses: CellStatus) -> Indexes:
-        """Return the facts' rows of cells of the job with one of these statuses, in grid order."""
-        codes = pc.is_in(self.facts["status"], pa.array([str(status) for status in statuses]))
-        places = np.flatnonzero(np.asarray(codes, dtype=np.bool_) & (self.indexes >= 0))
+        """Return the facts' rows of cells with one of these statuses, none of them final, in grid order."""
+        codes = numbered(self.facts["status"], [str(status) for status in statuses], other=-1)
+        places = np.flatnonzero(codes >= 0)
         return places[np.argsort(self.indexes[places], kind="stable")]
 
     def taking_up(self, *statuses: CellStatus) -> "Known":
         """Return the same with the cells of these statuses pending again, as the user said."""
         taken = self.statuses.copy()
-        taken[self.indexes[self.places(*statuses)]] = STATUS_CODES[CellStatus.PENDING]
+        for status in statuses:
+            taken[taken == STATUS_CODES[status]] = STATUS_CODES[CellStatus.PENDING]
         return replace(self, statuses=taken)
 
     @property
     def n_kept(self) -> int:
         """How many cells of the job the checkpoint knows."""
-        return int((self.indexes >= 0).sum())
+        return self.states.n_touched
 
     @property
-    def n_retired(self) -> int:
-        """How many cells were run and have left the job."""
-        gone = self.facts.filter(pa.array(self.indexes < 0))
-        return int(pc.sum(pc.not_equal(gone["status"], str(CellStatus.PENDING))).as_py() or 0)
-
-    @property
-    def spent_micro_usd(self) -> int:
-        """What the run has cost in its whole life, retired cells and unknown ones included."""
-        return int(pc.sum(self.facts["cost_micro_usd"]).as_py() or 0)
+    def is_empty(self) -> bool:
+        """Whether nothing was ever tried here."""
+        return not self.n_kept and not self.n_retired
 
     def has_open_cells(self) -> bool:
         """Return whether any cell may yet be submitted: pending, in flight, or unknown."""
         open_codes = [STATUS_CODES[status] for status in (CellStatus.PENDING, CellStatus.SUBMITTED, CellStatus.UNKNOWN)]
         return bool(np.isin(self.statuses, open_codes).any())
 
-    def states(self, places: Indexes) -> Iterator[tuple[int, CellState]]:
+    def flows(self, places: Indexes) -> Iterator[tuple[int, CellState]]:
         """Yield (grid index, state) of some facts, the state as a flow begins with it."""
         columns = [
             "status",
@@ -87,9 +100,14 @@ class Known:
         ]
         for first in range(0, len(places), 4096):
             some = places[first : first + 4096]
-            rows = self.facts.select(columns).take(pa.array(some)).to_pylist()
+            rows = self.facts.select(columns).take(from_ints(some)).to_pylist()
             for index, row in zip(self.indexes[some].tolist(), rows, strict=True):
                 yield index, _state(row)
+
+    def flow_of(self, index: int) -> CellState:
+        """Return the state with which a flow of a cell begins that has no prediction in flight."""
+        found = self.states.of(index)
+        return CellState(attempts=found.attempts, cost_micro_usd=found.cost_micro_usd)
 
     def lost(self, *, now_ms: int) -> Iterator[tuple[int, Unresolved]]:
         """Yield (grid index, lost submission) of the cells whose last submission was not answered."""
@@ -99,7 +117,7 @@ class Known:
             return
         offsets_at = self.clock_offsets()
         for index, row in zip(
-            self.indexes[places].tolist(), self.facts.select(columns).take(pa.array(places)).to_pylist(), strict=True
+            self.indexes[places].tolist(), self.facts.select(columns).take(from_ints(places)).to_pylist(), strict=True
         ):
             price = row["price_micro_usd"] or 0
             at_ms = _epoch_ms(row["at"]) or now_ms
@@ -121,12 +139,10 @@ class Known:
     def clock_offsets(self) -> Callable[[int], tuple[int, int] | None]:
         """Return what tells the least and the most that the service's clock was ahead of ours about a moment of ours,
         in milliseconds; None where no answer tells it."""
-        ours, theirs = (pc.cast(self.facts[name], pa.int64()) for name in ("submitted_at", "created_at"))
-        told = pc.and_(pc.is_valid(ours), pc.is_valid(theirs))
-        moments, made = (np.asarray(each.filter(told), dtype=np.int64) for each in (ours, theirs))
+        moments, offsets = self.clocks
 
         def offsets_at(moment_ms: int) -> tuple[int, int] | None:
-            nearest = (made - moments)[np.abs(moments - moment_ms).argsort()[:_NEAREST]]
+            nearest = offsets[np.abs(moments - moment_ms).argsort()[:_NEAREST]]
             return (int(nearest.min()), int(nearest.max())) if len(nearest) else None
 
         return offsets_at
@@ -154,30 +170,3 @@ def _state(row: dict[str, Any]) -> CellState:
 
 def _epoch_ms(moment: Any) -> int | None:
     return None if moment is None else round(moment.timestamp() * 1000)
-
-
-def lay_over(grid: Grid, facts: pa.Table) -> Known:
-    """Match folded facts with the grid's cells. Cost: one look at every cell's key where there are facts at all."""
-    statuses = np.zeros(grid.n_indexes, dtype=np.uint8)
-    if grid.excludes_any:
-        for indexes in grid.in_order("rows"):
-            statuses[indexes[~grid.is_cell(indexes)]] = EXCLUDED
-    if facts.num_rows == 0:
-        return Known(facts, np.zeros(0, dtype=np.int64), statuses)
-    keys = cell_keys(facts["cell_id"])
-    order = np.argsort(keys[:, 0], kind="stable")
-    lane0, lane1 = keys[order, 0], keys[order, 1]
-    found = np.full(len(keys), -1, dtype=np.int64)
-    for piece in grid.slices():
-        places = np.minimum(np.searchsorted(lane0, piece.keys[:, 0]), len(lane0) - 1)
-        hits = (lane0[places] == piece.keys[:, 0]) & (lane1[places] == piece.keys[:, 1])
-        found[places[hits]] = piece.indexes[hits]
-    indexes = np.full(len(keys), -1, dtype=np.int64)
-    indexes[order] = found
-    codes = np.zeros(len(keys), dtype=np.uint8)
-    status = facts["status"]
-    for name, code in STATUS_CODES.items():
-        codes[np.asarray(pc.equal(status, str(name)), dtype=np.bool_)] = code
-    known = indexes >= 0
-    statuses[indexes[known]] = codes[known]
-    return Known(facts, indexes, statuses)

@@ -17,8 +17,9 @@ from batchflux.app.plan import Plan
 from batchflux.app.preflight import Preflight
 from batchflux.app.prepare import Ask, MakeObserver, Question, RunOptions, Session, prepare, resubmits
 from batchflux.app.publish import publish_results
-from batchflux.app.resume import Known, lay_over
-from batchflux.app.rundir import SANDBOX_ORIGIN, RunIdentity, check_origin, freeze_job, read_facts_of, twin_of
+from batchflux.app.reading import read_known
+from batchflux.app.resume import Known
+from batchflux.app.rundir import SANDBOX_ORIGIN, RunIdentity, check_origin, freeze_job, twin_of
 from batchflux.app.spend import spend
 from batchflux.app.stopping import Bell
 from batchflux.app.summary import Result, summarise
@@ -110,8 +111,7 @@ async def run_async(
                     session.take_over(known)
                 stop = await spend(job, options, known, client, sink, session=session, observe=observe, bell=bell)
         # Still under the lock: a run that begins now must not have its manifest replaced by this one's.
-        facts = await asyncio.to_thread(read_facts_of, job.run_dir, identity)
-        known = lay_over(job.grid, facts)
+        known = await asyncio.to_thread(read_known, job.grid, job.run_dir, identity)
         await asyncio.to_thread(publish_results, job, known, base_url=base_url)
     if options.download_only:
         job = job.with_images()
@@ -120,7 +120,7 @@ async def run_async(
 
 async def _read_known(job: Job, identity: RunIdentity, options: RunOptions) -> Known:
     """Return what earlier runs left, with the cells taken up again that the user names."""
-    known = lay_over(job.grid, await asyncio.to_thread(read_facts_of, job.run_dir, identity))
+    known = await asyncio.to_thread(read_known, job.grid, job.run_dir, identity)
     return known.taking_up(CellStatus.FAILED) if options.retry_failed else known
 
 

@@ -17,9 +17,8 @@ from batchflux.app.job import IDENTITY_FILE, JOB_FILE, PROMPTS_FILE, Job, twin_o
 from batchflux.core.errors import ForeignRunDir, StorageError, UsageError
 from batchflux.core.identity import IDENTITY_VERSION
 from batchflux.core.spec import resolved_mapping
-from batchflux.io.facts import CHECKPOINT_DIR, JOURNAL_DIR, read_state
+from batchflux.io.facts import CHECKPOINT_DIR, JOURNAL_DIR
 from batchflux.io.jobfile import dump_job
-from batchflux.io.parts import empty_table
 from batchflux.io.prompts import open_table
 from batchflux.io.storage import list_names, make_dir, publish_bytes, publish_with, read_bytes, sweep_temporaries
 
@@ -30,7 +29,6 @@ __all__ = [
     "check_origin",
     "freeze_job",
     "is_rehearsal",
-    "read_facts_of",
     "twin_of",
 ]
 
@@ -88,13 +86,6 @@ def is_rehearsal(run_dir: Path) -> bool:
     """Return whether a run directory is a sandbox's, so that what it costs is play money."""
     found = RunIdentity.read(run_dir)
     return found is not None and found.origin == SANDBOX_ORIGIN
-
-
-def read_facts_of(run_dir: Path, identity: RunIdentity | None) -> pa.Table:
-    """Return the folded facts of a run, none where none was begun. Raises CheckpointDamaged, StorageError."""
-    if identity is None or not (run_dir / CHECKPOINT_DIR).is_dir():
-        return empty_table()
-    return read_state(run_dir, job_id=identity.run_id)
 
 
 def freeze_job(job: Job) -> Job:

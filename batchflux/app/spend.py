@@ -4,16 +4,17 @@ import asyncio
 import random
 import time
 from collections.abc import Awaitable, Callable
+from itertools import chain, islice
 
-import pyarrow as pa
+import numpy as np
 
 from batchflux.app.job import Job
 from batchflux.app.prepare import LEAST_FREE_BYTES, MakeObserver, RunOptions, Session, resubmits
 from batchflux.app.publish import publish_results
-from batchflux.app.resume import Known, lay_over
-from batchflux.app.rundir import RunIdentity, is_rehearsal, read_facts_of
+from batchflux.app.resume import Known
+from batchflux.app.rundir import is_rehearsal
 from batchflux.app.stopping import Bell, Signals
-from batchflux.app.work import backlog, harmed_cells, known_ids, lost_submissions, newest_ids, run_clock, work_left
+from batchflux.app.work import backlog, harmed_cells, known_ids, lost_submissions, run_clock, work_left
 from batchflux.core.errors import RunInterrupted
 from batchflux.core.limits import AUTO_MOST, Breaker, Health, Pace, Window
 from batchflux.core.model import CellStatus
@@ -71,10 +72,12 @@ async def spend(
         job.run_dir, allow_loopback=session.is_loopback, proxy=client.proxy, tls=client.tls
     ) as downloader:
         pool = None
-        harmed = pa.array([], pa.string())
+        harmed = np.zeros(len(known.statuses), dtype=np.bool_)
         if options.download_only:
             harmed = await asyncio.to_thread(harmed_cells, job, known)
         if spec.output.download or options.download_only:
+            waiting = backlog(job, known, harmed=harmed)
+            first = await asyncio.to_thread(list, islice(waiting, 1))
             pool = DownloadPool(
                 downloads=downloader,
                 transport=client,
@@ -84,7 +87,7 @@ async def spend(
                 base_url=session.base_url,
                 wall_ms=wall_ms,
                 dice=dice,
-                backlog=backlog(job, known, harmed=harmed),
+                backlog=chain(first, waiting),
             )
         engine = Engine(
             transport=client,
@@ -99,13 +102,13 @@ async def spend(
             most_workers=min(concurrency or AUTO_MOST, max(1, progress.n_cells - progress.n_done)),
             settle_s=spec.api.settle_s,
             known_ids=known_ids(job),
-            ids_before=newest_ids(known),
+            ids_before=known.newest_ids,
             listed_params=session.listed_params,
             resubmits_unknown=resubmits(job, options),
             price_of=lambda work: session.prices.of(work.cell, job.shapes),
             wall_ms=wall_ms,
             dice=dice,
-            pulse=_pulse(job, sink, progress, observer, admission, base_url=session.base_url),
+            pulse=_pulse(job, sink, progress, observer, admission, known=known, base_url=session.base_url),
         )
         admission.expected_s = engine.expected_s
         observer.note("start", cells=progress.n_cells, pending=progress.counts[CellStatus.PENDING])
@@ -135,6 +138,7 @@ def _pulse(
     observer: Observer,
     admission: Admission,
     *,
+    known: Known,
     base_url: str,
 ) -> Callable[[], Awaitable[None]]:
     """Return what is done once a second while a run is at work: seal, look at the disk, show, refresh the manifest."""
@@ -152,13 +156,8 @@ def _pulse(
                 message = f"the disk is nearly full ({free >> 20} MB free): make room, then run again"
                 admission.switch.stop(StopReason(kind="trouble", message=message))
         if now_s >= due["manifest"]:
-            await asyncio.to_thread(_refresh_manifest, job, base_url)
+            await asyncio.to_thread(publish_results, job, known, base_url=base_url)
             took_s = loop.time() - now_s
             due["manifest"] = loop.time() + max(_MANIFEST_EVERY_S, took_s / _MANIFEST_SHARE)
 
     return pulse
-
-
-def _refresh_manifest(job: Job, base_url: str) -> None:
-    identity = RunIdentity.read(job.run_dir)
-    publish_results(job, lay_over(job.grid, read_facts_of(job.run_dir, identity)), base_url=base_url)

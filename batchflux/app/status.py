@@ -3,18 +3,23 @@
 import json
 import time
 from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.compute as pc
+import numpy as np
 
+from batchflux.app.blocks import read_blocks
 from batchflux.app.job import Job, load_job
-from batchflux.app.resume import Known, lay_over
-from batchflux.app.rundir import RunIdentity, is_rehearsal, read_facts_of
+from batchflux.app.reading import gather, read_known
+from batchflux.app.resume import Known
+from batchflux.app.rundir import RunIdentity, is_rehearsal
 from batchflux.app.summary import Standing, stand, words_on
+from batchflux.app.tally import TALLY_COLUMNS, Tally
+from batchflux.core.arrow import from_ints
 from batchflux.core.budget import usd
 from batchflux.core.model import CellStatus
+from batchflux.core.progress import STATUS_CODES
 from batchflux.engine.observers import duration
 from batchflux.io.lock import is_run_at_work
 
@@ -69,12 +74,20 @@ class Status:
 def read_status(run_dir: Path) -> tuple[Status, Job, Known]:
     """Return how a run directory stands. Raises UsageError, CheckpointDamaged."""
     job = load_job(run_dir)
-    known = lay_over(job.grid, read_facts_of(run_dir, RunIdentity.read(run_dir)))
-    standing = stand(job, known)
-    rate = _rate_per_min(known.facts)
+    identity = RunIdentity.read(run_dir)
+    known = read_known(job.grid, run_dir, identity)
+    now_s = time.time()
+    tally = Tally(since_ms=round((now_s - _RATE_OVER_S) * 1000))
+    if not known.is_empty:
+        for block in read_blocks(job.grid, run_dir, identity, columns=TALLY_COLUMNS):
+            tally.add(block.facts)
+    standing = stand(job, known, tally)
+    rate = None
+    if tally.completed_since >= 2:
+        rate = tally.completed_since / max(1.0, now_s - tally.first_since_ms / 1000) * 60
     left = standing.pending + standing.submitted
     is_at_work = is_run_at_work(run_dir)
-    newest = pc.max(known.facts["at"]).as_py() if known.facts.num_rows else None
+    newest_ms = known.pace.newest_at_ms
     status = Status(
         name=job.name,
         run_dir=run_dir,
@@ -82,29 +95,23 @@ def read_status(run_dir: Path) -> tuple[Status, Job, Known]:
         is_at_work=is_at_work,
         rate_per_min=rate,
         eta_s=left / rate * 60 if is_at_work and rate and left else None,
-        newest_at=newest.isoformat() if newest is not None else None,
+        newest_at=None if newest_ms is None else datetime.fromtimestamp(newest_ms / 1000, UTC).isoformat(),
         is_rehearsal=is_rehearsal(run_dir),
     )
     return status, job, known
 
 
-def _rate_per_min(facts: pa.Table) -> float | None:
-    if not facts.num_rows:
-        return None
-    since = pa.scalar(round((time.time() - _RATE_OVER_S) * 1000), pa.timestamp("ms", tz="UTC"))
-    times = facts["completed_at"].filter(pc.greater_equal(facts["completed_at"], since))
-    if len(times) < 2:
-        return None
-    span = max(1.0, time.time() - pc.min(times).as_py().timestamp())
-    return float(len(times) / span * 60)
-
-
 def failed_cells(job: Job, known: Known) -> list[dict[str, Any]]:
     """Return the cells that failed: row (from 1), prompt id, parameters, kind and message."""
-    places = known.places(CellStatus.FAILED)
-    rows = known.facts.select(["error_kind", "error", "cell_id"]).take(pa.array(places)).to_pylist()
+    identity = RunIdentity.read(job.run_dir)
+    is_failed = known.statuses == STATUS_CODES[CellStatus.FAILED]
+    if identity is None or not is_failed.any():
+        return []
+    facts, indexes = gather(job.grid, job.run_dir, identity, wanted=is_failed, columns=())
+    order = np.argsort(indexes, kind="stable")
+    rows = facts.select(["error_kind", "error", "cell_id"]).take(from_ints(order)).to_pylist()
     found = []
-    for index, fact in zip(known.indexes[places].tolist(), rows, strict=True):
+    for index, fact in zip(indexes[order].tolist(), rows, strict=True):
         row, _ = divmod(index, job.grid.n_combinations)
         cell = job.grid.cell(index, job.rows.part(row))
         params = {name: value for name, value in cell.body.items() if name != "prompt"}

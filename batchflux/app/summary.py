@@ -5,22 +5,20 @@ import shlex
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
 
 from batchflux.app.advice import advice_for
 from batchflux.app.job import Job, shown_path
 from batchflux.app.resume import Known
 from batchflux.app.rundir import is_rehearsal
+from batchflux.app.tally import TALLY_COLUMNS, Tally
 from batchflux.core.budget import usd
 from batchflux.core.model import CellStatus
 from batchflux.core.progress import STATUS_CODES
 from batchflux.engine.observers import duration
 from batchflux.engine.ports import StopReason
-from batchflux.io.manifest import MANIFEST
+from batchflux.io.manifest import MANIFEST, iter_tables
 
 __all__ = ["Result", "Standing", "stand", "summarise", "words_on"]
 
@@ -62,19 +60,10 @@ def words_on(standing: Standing) -> list[str]:
     return text
 
 
-def stand(job: Job, known: Known) -> Standing:
-    """Return how the job's cells stand."""
+def stand(job: Job, known: Known, tally: Tally) -> Standing:
+    """Return how the job's cells stand; `tally` is of all of them."""
     counts = np.bincount(known.statuses, minlength=len(STATUS_CODES))
     by_status = {status: int(counts[code]) for status, code in STATUS_CODES.items()}
-    # What the user had taken up again counts as what it last was known to be.
-    facts = known.facts.filter(pa.array(known.indexes >= 0)) if known.facts.num_rows else known.facts
-    completed = facts.filter(pc.equal(facts["status"], str(CellStatus.COMPLETED)))
-    images = int(pc.sum(pc.list_value_length(completed["outputs"])).as_py() or 0)
-    files = int(pc.sum(pc.list_value_length(completed["files"])).as_py() or 0)
-    kinds = facts.filter(pc.and_(pc.is_valid(facts["error_kind"]), pc.not_equal(facts["status"], "pending")))
-    errors = {item["values"]: item["counts"] for item in pc.value_counts(kinds["error_kind"]).to_pylist()}
-    p50, p95 = _quantiles(completed["inference_ms"])
-    latency, _ = _quantiles(completed["latency_ms"])
     return Standing(
         cells=job.grid.n_cells,
         pending=by_status[CellStatus.PENDING],
@@ -82,21 +71,14 @@ def stand(job: Job, known: Known) -> Standing:
         completed=by_status[CellStatus.COMPLETED],
         failed=by_status[CellStatus.FAILED],
         unknown=by_status[CellStatus.UNKNOWN],
-        images=images,
-        images_missing=images - files if job.spec.output.download else 0,
+        images=tally.images,
+        images_missing=tally.images - tally.files if job.spec.output.download else 0,
         cost_usd=known.spent_micro_usd / 1e6,
-        errors=dict(sorted(errors.items())),
-        inference_ms_p50=p50,
-        inference_ms_p95=p95,
-        latency_ms_p50=latency,
+        errors=dict(sorted(tally.errors.items())),
+        inference_ms_p50=tally.inference_ms.quantile(0.5),
+        inference_ms_p95=tally.inference_ms.quantile(0.95),
+        latency_ms_p50=tally.latency_ms.quantile(0.5),
     )
-
-
-def _quantiles(values: Any) -> tuple[float | None, float | None]:
-    if len(values) == values.null_count:
-        return None, None
-    p50, p95 = pc.quantile(values, q=[0.5, 0.95]).to_pylist()
-    return float(p50), float(p95)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -187,20 +169,14 @@ class Result:
         return "<pre>" + escape(str(self)) + "</pre>"
 
 
-def _images_since(facts: pa.Table, moment: pa.Scalar) -> int:
-    """Return how many images were made of cells completed since a moment."""
-    if not facts.num_rows:
-        return 0
-    recent = facts.filter(pc.fill_null(pc.greater_equal(facts["completed_at"], moment), False))
-    return int(pc.sum(pc.list_value_length(recent["outputs"])).as_py() or 0)
-
-
 def summarise(job: Job, known: Known, *, stop: StopReason | None, started: float, spent_before: int) -> Result:
-    """Return how a run ended, with its exit status (interface: exit status of `run`)."""
-    standing = stand(job, known)
-    spent_now = known.spent_micro_usd - spent_before
+    """Return how a run ended, with its exit status (interface: exit status of `run`); its manifest is written."""
     seconds = max(time.monotonic() - started, 1e-3)
-    now = pa.scalar(round((time.time() - seconds) * 1000), pa.timestamp("ms", tz="UTC"))
+    tally = Tally(since_ms=round((time.time() - seconds) * 1000))
+    for cells in iter_tables(job.run_dir / MANIFEST, columns=TALLY_COLUMNS):
+        tally.add(cells)
+    standing = stand(job, known, tally)
+    spent_now = known.spent_micro_usd - spent_before
     return Result(
         name=job.name,
         run_dir=job.run_dir,
@@ -208,7 +184,7 @@ def summarise(job: Job, known: Known, *, stop: StopReason | None, started: float
         stop=stop,
         seconds=seconds,
         spent_now_usd=spent_now / 1e6,
-        images_now=_images_since(known.facts, now),
+        images_now=tally.images_since,
         exit_status=_exit_status(job, standing, stop),
         is_rehearsal=is_rehearsal(job.run_dir),
     )

@@ -12,7 +12,7 @@ from batchflux.app.resume import Known
 from batchflux.app.work import known_ids, run_clock, work_of
 from batchflux.core.claims import Claims, claim
 from batchflux.core.errors import CheckpointDamaged
-from batchflux.core.flow import CellState, FlowRules, intent_fact
+from batchflux.core.flow import FlowRules, intent_fact
 from batchflux.core.model import CellStatus, Fact, Fault
 from batchflux.core.protocol import encode_body
 from batchflux.core.resolution import Unresolved, adopt
@@ -81,10 +81,9 @@ async def look_up(
 
 def _facts(claims: Claims, job: Job, known: Known, *, price_of: Callable[[Work], int], at_ms: int) -> list[Fact]:
     """Return the facts that a submission and its answer would have stated."""
-    tried = dict(known.states(known.places(CellStatus.PENDING, CellStatus.FAILED))) if claims.found else {}
     facts = []
     for index, item in claims.found:
-        work = work_of(job, index, tried.get(index, CellState()))
+        work = work_of(job, index, known.flow_of(index))
         created_ms = item.prediction.created_at_ms or at_ms
         rules = FlowRules(
             max_attempts=job.spec.run.max_attempts, timeout_s=job.spec.run.timeout_s, price_micro_usd=price_of(work)

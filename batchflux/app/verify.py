@@ -9,25 +9,24 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
 
 from batchflux.app.account import AccountStanding, check_account
+from batchflux.app.blocks import read_blocks
 from batchflux.app.findings import Findings
 from batchflux.app.job import Job, load_job, shown_path
 from batchflux.app.manifestcheck import COMPARED_COLUMNS, ManifestCheck, check_manifest
 from batchflux.app.publish import is_manifest_current
-from batchflux.app.resume import Known, lay_over
+from batchflux.app.reading import read_known
+from batchflux.app.resume import Known
+from batchflux.app.review import Review, review_run
 from batchflux.app.rundir import IDENTITY_FILE, RunIdentity
-from batchflux.core.books import BOOK_COLUMNS, Books
 from batchflux.core.budget import usd
 from batchflux.core.errors import JobSpecError, UsageError
 from batchflux.core.model import CellStatus
 from batchflux.core.progress import STATUS_CODES
-from batchflux.io.facts import review_facts
 from batchflux.io.filecheck import IMAGES_DIR, FileCheck, check_files, list_strays
 from batchflux.io.lock import is_run_at_work
 from batchflux.io.manifest import MANIFEST
@@ -35,7 +34,6 @@ from batchflux.io.recovery import list_torn
 
 __all__ = ["Verification", "verify_run"]
 
-_COLUMNS: Final = (*COMPARED_COLUMNS, "file_bytes")
 _MOST_NAMED: Final = 1000
 
 
@@ -104,21 +102,22 @@ def verify_run(
     is_at_work = is_run_at_work(run_dir)
     identity = _read_identity(run_dir, findings)
     job = _read_job(run_dir, findings) if identity is not None else None
-    review = _review(run_dir, identity, findings, keeps_predictions=account)
-    known = lay_over(job.grid, review.state) if job is not None and review.is_whole else None
-    if known is not None and job is not None:
-        _check_states(known, findings)
-        _note_unsaved(job, known, findings)
-        # Asked again: one that began since may have made the facts newer than the manifest.
-        _check_manifest(job, known, findings, is_at_work=is_at_work or is_run_at_work(run_dir))
-    if review.is_whole:
-        _check_costs(review, job, findings)
-    standing = None
-    if account:
-        standing = _check_account(
-            job, identity, review, findings, allow_hosts=allow_hosts, is_at_work=is_at_work, now_ms=now_ms
-        )
-    check = _check_files(run_dir, review, findings, on_files=on_files)
+    with review_run(run_dir, identity, keeps_predictions=account) as review:
+        _tell_damage(review, findings)
+        known = read_known(job.grid, run_dir, identity) if job is not None and review.is_whole else None
+        _check_states(review, findings)
+        if known is not None and job is not None:
+            _note_unsaved(job, known, findings)
+            # Asked again: one that began since may have made the facts newer than the manifest.
+            _check_manifest(job, identity, findings, is_at_work=is_at_work or is_run_at_work(run_dir))
+        if review.is_whole:
+            _check_costs(review, job, findings)
+        standing = None
+        if account:
+            standing = _check_account(
+                job, identity, review, findings, allow_hosts=allow_hosts, is_at_work=is_at_work, now_ms=now_ms
+            )
+        check = _check_files(run_dir, review, findings, on_files=on_files)
     return Verification(
         name=job.name if job is not None else run_dir.absolute().name,
         run_dir=run_dir,
@@ -130,19 +129,6 @@ def verify_run(
         cost_usd=review.cost_micro_usd / 1e6,
         account=standing,
     )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Review:
-    """The folded state of what can be believed, the books, and whether that is all there ever was."""
-
-    state: pa.Table
-    books: Books
-    is_whole: bool
-
-    @property
-    def cost_micro_usd(self) -> int:
-        return int(pc.sum(self.state["cost_micro_usd"]).as_py() or 0)
 
 
 def _read_identity(run_dir: Path, findings: Findings) -> RunIdentity | None:
@@ -165,89 +151,68 @@ def _read_job(run_dir: Path, findings: Findings) -> Job | None:
         return None
 
 
-def _review(run_dir: Path, identity: RunIdentity | None, findings: Findings, *, keeps_predictions: bool) -> _Review:
-    """Read all facts once, fold them, and add their money up anew."""
-    books = Books()
-
-    def begin() -> Callable[[pa.Table], None]:
-        nonlocal books
-        books = Books(keeps_predictions=keeps_predictions)
-        return books.add
-
-    job_id = identity.run_id if identity is not None else None
-    found = review_facts(run_dir, columns=_COLUMNS, watched=BOOK_COLUMNS, begin=begin, job_id=job_id)
-    for line in found.damage:
+def _tell_damage(review: Review, findings: Findings) -> None:
+    for line in review.damage:
         findings.problems.add(
             "damaged", line, "put the file back from a copy of this directory; until then no run spends anything here"
         )
-    for torn in list_torn(run_dir):
+    for torn in list_torn(review.run_dir):
         findings.notes.add(
             "a torn end",
             f"{torn.path.parent.name}/{torn.path.name}",
             "the next run looks in the service's history for what it may have held, before it submits anything",
         )
-    if found.damage:
+    if review.damage:
         findings.notes.add(
             "not checked",
             "statuses and costs",
             "facts are missing, so that they can't be held against the manifest or added up",
         )
-    return _Review(state=found.facts, books=books, is_whole=not found.damage)
 
 
-def _check_states(known: Known, findings: Findings) -> None:
-    """Hold each cell's state against itself."""
-    facts = known.facts
-    is_named = pc.is_valid(facts["prediction_id"])
-    nameless = facts.filter(pc.and_(pc.equal(facts["status"], str(CellStatus.COMPLETED)), pc.invert(is_named)))
-    findings.problems.add_each(
-        "completed without a prediction",
-        (f"cell {name}" for name in nameless["cell_id"].slice(0, _MOST_NAMED).to_pylist()),
-        count=nameless.num_rows,
-        instead="please report this, with run.log",
-    )
-    strange = facts.filter(pc.invert(pc.is_in(facts["status"], pa.array([str(status) for status in CellStatus]))))
-    findings.problems.add_each(
+def _check_states(review: Review, findings: Findings) -> None:
+    """Tell what is wrong with cells' states in themselves, where all facts are there."""
+    if not review.is_whole:
+        return
+    add = findings.problems.add_each
+    report = "please report this, with run.log"
+    found = review.nameless
+    add("completed without a prediction", found.names, count=found.count, instead=report)
+    found = review.strange
+    add(
         "unknown status",
-        (f"cell {row['cell_id']}: {row['status']}" for row in _first(strange.select(["cell_id", "status"]))),
-        count=strange.num_rows,
+        found.names,
+        count=found.count,
         instead="the checkpoint was written by a newer batchflux, or forged",
     )
-    named = facts["prediction_id"].filter(is_named)
-    counts = pc.value_counts(named)
-    shared = counts.filter(pc.greater(pc.struct_field(counts, "counts"), 1))
-    findings.problems.add_each(
+    found = review.shared
+    add(
         "one prediction, several cells",
-        (item["values"] for item in shared.slice(0, _MOST_NAMED).to_pylist()),
-        count=len(shared),
+        found.names,
+        count=found.count,
         instead="all but one of the cells have another's image: please report this, with run.log",
     )
-    lengths = [pc.fill_null(pc.list_value_length(facts[name]), 0) for name in ("files", "sha256", "file_bytes")]
-    uneven = facts.filter(pc.or_(pc.not_equal(lengths[0], lengths[1]), pc.not_equal(lengths[0], lengths[2])))
-    findings.problems.add_each(
-        "files without hash or size",
-        (f"cell {row['cell_id']}" for row in _first(uneven.select(["cell_id"]))),
-        count=uneven.num_rows,
-        instead="please report this, with run.log",
-    )
+    found = review.uneven
+    add("files without hash or size", found.names, count=found.count, instead=report)
 
 
 def _note_unsaved(job: Job, known: Known, findings: Findings) -> None:
     """Say how many completed cells lack their images, which is no damage: a later run fetches them."""
-    has_none = np.asarray(pc.equal(pc.list_value_length(known.facts["files"]), 0), dtype=np.bool_)
-    count = int(has_none[known.places(CellStatus.COMPLETED)].sum())
+    is_completed = known.statuses == STATUS_CODES[CellStatus.COMPLETED]
+    count = int((is_completed & ~known.states.is_saved()).sum())
     if count and job.spec.output.download:
         fetch = f"batchflux run {shown_path(job.run_dir)} --download-only fetches them at no cost, within 7 days"
         findings.notes.add("images not on the disk", f"of {count:,} completed cells", fetch)
 
 
-def _check_manifest(job: Job, known: Known, findings: Findings, *, is_at_work: bool) -> None:
+def _check_manifest(job: Job, identity: RunIdentity | None, findings: Findings, *, is_at_work: bool) -> None:
     """Hold the manifest against the checkpoint; one that is merely older is told as that."""
     command = f"batchflux run {shown_path(job.run_dir)}"
     anew = f"delete it, and {command} writes it anew from the checkpoint"
     is_current = is_manifest_current(job.run_dir)
     try:
-        check = check_manifest(job.run_dir / MANIFEST, job.grid, known)
+        blocks = read_blocks(job.grid, job.run_dir, identity, columns=COMPARED_COLUMNS)
+        check = check_manifest(job.run_dir / MANIFEST, job.grid, blocks)
     except FileNotFoundError:
         if is_at_work:
             findings.notes.add("no manifest yet", MANIFEST, "the run at work writes it now and then, and at its end")
@@ -290,16 +255,12 @@ def _tell_manifest(check: ManifestCheck, findings: Findings, *, anew: str) -> No
         problems.add("out of order", MANIFEST, anew)
 
 
-def _check_costs(review: _Review, job: Job | None, findings: Findings) -> None:
+def _check_costs(review: Review, job: Job | None, findings: Findings) -> None:
     """Hold each cell's cost against its facts, and their sum against the budget."""
-    wrong = review.books.wrong_costs()
     findings.problems.add_each(
         "cost doesn't add up",
-        (
-            f"cell {row['cell_id']}: the checkpoint says {usd(row['stated'])}, its facts come to {usd(row['replayed'])}"
-            for row in _first(wrong)
-        ),
-        count=wrong.num_rows,
+        review.wrong_costs.names,
+        count=review.wrong_costs.count,
         instead="its history was altered: hold it against the account with --account",
     )
     budget = job.spec.run.budget_micro_usd if job is not None else None
@@ -312,30 +273,30 @@ def _check_costs(review: _Review, job: Job | None, findings: Findings) -> None:
 
 
 def _check_files(
-    run_dir: Path, review: _Review, findings: Findings, *, on_files: Callable[[int, int], None] | None
+    run_dir: Path, review: Review, findings: Findings, *, on_files: Callable[[int, int], None] | None
 ) -> FileCheck:
     """Look at every file that the facts name, and for files that none names."""
-    state = review.state
-    total = int(pc.sum(pc.list_value_length(state["files"])).as_py() or 0)
     done = 0
 
     def progress(files: int) -> None:
         nonlocal done
         done += files
         if on_files is not None:
-            on_files(done, total)
+            on_files(done, review.files)
 
     again = f"batchflux run {shown_path(run_dir)} --download-only fetches it again at no cost, within 7 days"
     instead = {"missing": again, "damaged": again, "unreadable": f"mend or move it; {again}"}
     check = FileCheck(on_progress=progress)
-    for fault in check_files(run_dir, state, check):
-        what = "missing" if fault.kind == "missing" else f"{fault.kind} file"
-        findings.problems.add(what, f"{fault.path} (cell {fault.cell_id}) {fault.detail}", instead[fault.kind])
-    strays = list_strays(run_dir, state)
+    if review.files:
+        for state in review.states():
+            for fault in check_files(run_dir, state, check):
+                what = "missing" if fault.kind == "missing" else f"{fault.kind} file"
+                findings.problems.add(what, f"{fault.path} (cell {fault.cell_id}) {fault.detail}", instead[fault.kind])
+    strays, count = list_strays(run_dir, review.named_files, most=_MOST_NAMED)
     findings.notes.add_each(
         "a file that no cell names",
-        strays.slice(0, _MOST_NAMED).to_pylist(),
-        count=len(strays),
+        strays,
+        count=count,
         instead="it harms nothing" if review.is_whole else f"its facts may be among the damaged; keep {IMAGES_DIR}/",
     )
     return check
@@ -344,7 +305,7 @@ def _check_files(
 def _check_account(
     job: Job | None,
     identity: RunIdentity | None,
-    review: _Review,
+    review: Review,
     findings: Findings,
     *,
     allow_hosts: frozenset[str],
@@ -354,13 +315,12 @@ def _check_account(
     if job is None or identity is None:
         findings.problems.add("account not asked", "spec or run.json can't be read", "they say whose account it is")
         return None
-    held = review.state.filter(pc.equal(review.state["status"], str(CellStatus.UNKNOWN)))
     return check_account(
         job,
         identity,
         review.books,
         findings,
-        unknown_cells=held.num_rows,
+        unknown_cells=review.unknown_cells,
         allow_hosts=allow_hosts,
         is_at_work=is_at_work,
         now_ms=now_ms,
@@ -370,8 +330,3 @@ def _check_account(
 def _count(known: Known) -> dict[str, int]:
     counts = np.bincount(known.statuses, minlength=len(STATUS_CODES))
     return {str(status): int(counts[code]) for status, code in STATUS_CODES.items()}
-
-
-def _first(table: pa.Table) -> list[dict[str, Any]]:
-    rows: list[dict[str, Any]] = table.slice(0, _MOST_NAMED).to_pylist()
-    return rows

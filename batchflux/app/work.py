@@ -6,37 +6,40 @@ Reads what an earlier run left and the grid; decides nothing about money or spee
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 from typing import Final
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from batchflux.app.blocks import read_blocks
 from batchflux.app.job import Job
 from batchflux.app.prepare import RunOptions
+from batchflux.app.reading import gather
 from batchflux.app.resume import Known
+from batchflux.app.rundir import RunIdentity
+from batchflux.core.arrow import Flags, Ints, as_ints, from_flags, from_ints, list_lengths
+from batchflux.core.errors import CheckpointDamaged
 from batchflux.core.flow import CellState
 from batchflux.core.model import CellStatus
+from batchflux.core.progress import STATUS_CODES
 from batchflux.core.resolution import Unresolved
-from batchflux.engine.local import KNOWN_IDS
 from batchflux.engine.ports import Download, Work
-from batchflux.io.checkpoint import read_facts
+from batchflux.io.facts import stream_facts
 from batchflux.io.filecheck import FileCheck, check_files
 
-__all__ = [
-    "backlog",
-    "harmed_cells",
-    "known_ids",
-    "lost_submissions",
-    "newest_ids",
-    "run_clock",
-    "work_left",
-    "work_of",
-]
+__all__ = ["backlog", "harmed_cells", "known_ids", "lost_submissions", "run_clock", "work_left", "work_of"]
 
 # The history reaches back a week (documentation), so no older id can be listed.
 _WEEK_MS = 7 * 24 * 3600 * 1000
+
+# Cells whose URLs are in memory at a time; fetching so many takes far longer than finding the next.
+_BACKLOG_CELLS = 1 << 16
+_BACKLOG_COLUMNS = ["attempt", "prediction_id", "outputs"]
+_FILE_COLUMNS = ["files", "sha256", "file_bytes"]
 
 
 # Goes on while the computer sleeps, as the service's clock does; elsewhere than on Linux the monotonic one does so.
@@ -55,12 +58,10 @@ def run_clock() -> Callable[[], int]:
 def work_left(job: Job, known: Known, options: RunOptions) -> Iterator[Work]:
     """Yield what the service knows already, then what is pending, each with what is known of it."""
     pending = known.pending(job.grid, job.spec.run.order)  # before any of those that are in flight can fail
-    for index, state in known.states(known.places(CellStatus.SUBMITTED)):
+    for index, state in known.flows(known.places(CellStatus.SUBMITTED)):
         yield work_of(job, index, state)
-    before = dict(known.states(known.places(CellStatus.PENDING, CellStatus.FAILED, CellStatus.UNKNOWN)))
-    untried = CellState()
     for index in pending:
-        state = before.get(index, untried)
+        state = known.flow_of(index)
         if options.retry_failed:
             # Failed cells get max_attempts anew; what they have cost stays counted.
             state = replace(state, attempts=0) if state.attempts else state
@@ -76,25 +77,24 @@ def known_ids(job: Job) -> Callable[[int], Awaitable[Mapping[str, int | None]]]:
     """Return what tells every prediction id that the run was given since a moment, by the service's time of it."""
 
     def read(since_ms: int) -> dict[str, int | None]:
-        facts = read_facts(job.run_dir, columns=["at", "prediction_id", "created_at"])
-        since = pa.scalar(since_ms - _WEEK_MS, pa.timestamp("ms", tz="UTC"))
-        recent = facts.filter(pc.and_(pc.is_valid(facts["prediction_id"]), pc.greater_equal(facts["at"], since)))
-        times = pc.cast(recent["created_at"], pa.int64()).to_pylist()
-        return dict(zip(recent["prediction_id"].to_pylist(), times, strict=True))
+        ids: dict[str, int | None] = {}
+
+        def add(facts: pa.Table) -> None:
+            is_recent = as_ints(facts["at"]) >= since_ms - _WEEK_MS
+            recent = facts.filter(pc.and_(pc.is_valid(facts["prediction_id"]), from_flags(is_recent)))
+            times = recent["created_at"].cast(pa.int64()).to_pylist()
+            ids.update(zip(recent["prediction_id"].to_pylist(), times, strict=True))
+
+        columns = ["at", "prediction_id", "created_at"]
+        damage = stream_facts(job.run_dir, columns=columns, begin=lambda: add)
+        if damage:
+            raise CheckpointDamaged(job.run_dir, damage=damage)
+        return ids
 
     async def known_ids(since_ms: int) -> Mapping[str, int | None]:
         return await asyncio.to_thread(read, since_ms)
 
     return known_ids
-
-
-def newest_ids(known: Known) -> list[str]:
-    """Return the prediction ids of the cells last heard of, the oldest first, as many as an engine keeps."""
-    facts = known.facts.select(["at", "prediction_id"])
-    facts = facts.filter(pc.is_valid(facts["prediction_id"]))
-    newest = pc.select_k_unstable(facts, k=KNOWN_IDS, sort_keys=[("at", "descending")])
-    ids: list[str] = facts["prediction_id"].take(newest).to_pylist()
-    return ids[::-1]
 
 
 def work_of(job: Job, index: int, state: CellState) -> Work:
@@ -107,24 +107,49 @@ def work_of(job: Job, index: int, state: CellState) -> Work:
     return Work(cell=cell, state=state, labels=shown)
 
 
-def harmed_cells(job: Job, known: Known) -> pa.Array:
-    """Return the ids of completed cells whose images are gone or not as they were saved. Reads every file."""
-    cells = known.facts.select(["cell_id", "files", "sha256", "file_bytes"])
-    cells = cells.take(known.places(CellStatus.COMPLETED))
-    return pa.array({fault.cell_id for fault in check_files(job.run_dir, cells, FileCheck())}, pa.string())
+def harmed_cells(job: Job, known: Known) -> Flags:
+    """Return which completed cells have images that are gone or not as they were saved. Reads every file."""
+    harmed = np.zeros(len(known.statuses), dtype=np.bool_)
+    if not known.states.is_saved().any():
+        return harmed
+    for block in read_blocks(job.grid, job.run_dir, RunIdentity.read(job.run_dir), columns=_FILE_COLUMNS):
+        is_completed = known.statuses[block.cells] == STATUS_CODES[CellStatus.COMPLETED]
+        cells = block.facts.filter(from_flags(is_completed))
+        names = {fault.cell_id for fault in check_files(job.run_dir, cells, FileCheck())}
+        if names:
+            ids = block.facts["cell_id"].to_pylist()
+            harmed[block.cells[[place for place, name in enumerate(ids) if name in names]]] = True
+    return harmed
 
 
-def backlog(job: Job, known: Known, *, harmed: pa.Array) -> Iterator[Download]:
-    """Yield the images that an earlier run left: of completed cells without files, and of those that are `harmed`."""
-    places = known.places(CellStatus.COMPLETED)
-    for first in range(0, len(places), 1024):
-        some = places[first : first + 1024]
-        cells = known.facts.select(["cell_id", "attempt", "prediction_id", "outputs", "files"]).take(some)
-        is_bare = pc.equal(pc.fill_null(pc.list_value_length(cells["files"]), 0), 0)
-        has_outputs = pc.greater(pc.fill_null(pc.list_value_length(cells["outputs"]), 0), 0)
-        is_wanted = pc.and_(has_outputs, pc.or_(is_bare, pc.is_in(cells["cell_id"], value_set=harmed)))
-        wanted = np.flatnonzero(np.asarray(is_wanted, dtype=np.bool_))
-        for index, row in zip(known.indexes[some[wanted]].tolist(), cells.take(wanted).to_pylist(), strict=True):
+def backlog(job: Job, known: Known, *, harmed: Flags) -> Iterator[Download]:
+    """Yield the images that an earlier run left: of completed cells without files, and of those that are `harmed`.
+
+    Those after the next few ten thousand are looked up in a thread meanwhile; waiting for the first blocks.
+    """
+    identity = RunIdentity.read(job.run_dir)
+    is_completed = known.statuses == STATUS_CODES[CellStatus.COMPLETED]
+    wanted = is_completed & (harmed | ~known.states.is_saved())
+    if identity is None or not wanted.any():
+        return
+    look_up = partial(gather, job.grid, job.run_dir, identity, columns=_BACKLOG_COLUMNS)
+    masks = _by_some(wanted)
+    with ThreadPoolExecutor(max_workers=1, thread_name_prefix="batchflux-backlog") as reader:
+        coming: Future[tuple[pa.Table, Ints]] | None = reader.submit(look_up, wanted=next(masks))
+        while coming is not None:
+            facts, indexes = coming.result()
+            mask = next(masks, None)
+            coming = None if mask is None else reader.submit(look_up, wanted=mask)
+            yield from _downloads(job, facts, indexes)
+
+
+def _downloads(job: Job, facts: pa.Table, indexes: Ints) -> Iterator[Download]:
+    order = np.argsort(indexes, kind="stable")
+    order = order[list_lengths(facts["outputs"])[order] > 0]
+    for first in range(0, len(order), 1024):
+        places = order[first : first + 1024]
+        rows = facts.select(_BACKLOG_COLUMNS).take(from_ints(places)).to_pylist()
+        for index, row in zip(indexes[places].tolist(), rows, strict=True):
             work = work_of(job, index, CellState())
             yield Download(
                 cell=work.cell,
@@ -133,3 +158,12 @@ def backlog(job: Job, known: Known, *, harmed: pa.Array) -> Iterator[Download]:
                 prediction_id=row["prediction_id"] or "",
                 urls=tuple(row["outputs"]),
             )
+
+
+def _by_some(wanted: Flags) -> Iterator[Flags]:
+    """Yield the wanted cells some at a time, each time as a mask over all."""
+    places = np.flatnonzero(wanted)
+    for first in range(0, len(places), _BACKLOG_CELLS):
+        mask = np.zeros_like(wanted)
+        mask[places[first : first + _BACKLOG_CELLS]] = True
+        yield mask

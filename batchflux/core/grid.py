@@ -247,11 +247,15 @@ class Grid:
             return add_keys(seedless, parameter_key(model, "seed", seed)), seed
         return add_keys(seedless, ordinal_key(ordinal)), None
 
-    def slices(self) -> Iterator[GridSlice]:
-        """Yield every cell once, in grid order, some rows at a time."""
-        step = max(1, _CHUNK_CELLS // max(1, self.n_combinations))
+    def slices(self, cells: int = _CHUNK_CELLS) -> Iterator[GridSlice]:
+        """Yield every cell once, in grid order, some rows at a time: as many as have about that many cells."""
+        step = self.rows_at_once(cells)
         for first in range(0, self.rows.n_rows, step):
             yield self.keys_of_rows(first, min(first + step, self.rows.n_rows))
+
+    def rows_at_once(self, cells: int) -> int:
+        """Return how many rows `slices` takes at a time."""
+        return max(1, cells // max(1, self.n_combinations))
 
     def repeated(self) -> Indexes:
         """Return the indexes of cells that ask for exactly what another cell asks for, (n,): each is bought again."""

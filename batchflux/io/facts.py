@@ -32,6 +32,7 @@ __all__ = [
     "read_facts",
     "read_state",
     "review_facts",
+    "stream_facts",
 ]
 
 CHECKPOINT_DIR: Final = "checkpoint"
@@ -146,6 +147,22 @@ def read_state(run_dir: Path, *, columns: Sequence[str] | None = None, job_id: s
     return fold(_sound(run_dir, _retried(run_dir, columns=wanted, job_id=job_id, is_compacted=True)))
 
 
+def stream_facts(
+    run_dir: Path,
+    *,
+    columns: Sequence[str],
+    begin: Callable[[], Callable[[pa.Table], None]],
+    job_id: str | None = None,
+) -> tuple[str, ...]:
+    """Hand every durable fact, in writing order and a part at a time, to what `begin` returns; keep none.
+
+    `begin` is called anew where a live run makes the reading begin anew. Return the damage, a line for each thing
+    that can't be believed; raise StorageError where the disk can't read.
+    """
+    found = _retried(run_dir, columns=(), job_id=job_id, is_compacted=False, begin=begin, watched=columns)
+    return found.damage
+
+
 def _sound(run_dir: Path, found: FactsFound) -> pa.Table:
     if found.damage:
         raise CheckpointDamaged(run_dir, damage=found.damage)
@@ -187,6 +204,8 @@ def _read_once(
     for table in _believed(_pieces(run_dir, names=wanted, job_id=job_id), damage=damage):
         if tap is not None:
             tap(table.select(watched))
+        if not names:
+            continue
         tables.append(table.select(names))
         rows = sum(table.num_rows for table in tables)
         if is_compacted and rows > 2 * rows_after_compacting + _COMPACT_ABOVE_ROWS:

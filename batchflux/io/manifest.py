@@ -31,10 +31,12 @@ if TYPE_CHECKING:
 __all__ = [
     "MANIFEST",
     "RETIRED",
+    "STATE_FACTS",
     "ManifestSource",
     "column_names",
     "is_as_written",
     "iter_rows",
+    "iter_tables",
     "read_manifest",
     "write_manifest",
     "write_retired",
@@ -73,6 +75,25 @@ STATE_FIELDS = pa.schema(
         ("warnings", _STRINGS),
     ]
 )
+# The facts' columns that these are made of.
+STATE_FACTS = (
+    "status",
+    "prediction_id",
+    "outputs",
+    "has_nsfw_contents",
+    "files",
+    "sha256",
+    "inference_ms",
+    "created_at",
+    "submitted_at",
+    "completed_at",
+    "latency_ms",
+    "attempts",
+    "cost_micro_usd",
+    "error_kind",
+    "error",
+    "warnings",
+)
 _PARAMETER_TYPES = {
     "seed": pa.int64(),
     "guidance_scale": pa.float64(),
@@ -87,16 +108,16 @@ class ManifestSource:
     """What a manifest is made of.
 
     `part(row)` is a row's part; `carried(first, last)` gives the table's columns of rows first <= row < last;
-    `facts` are folded, one row a cell, and `indexes` (n,) say which cell of the grid each is, -1 for retired ones;
-    `stamp` is kept in the file's metadata, to know a manifest that is up to date.
+    `blocks` yields the grid's cells in order: some cells, the folded facts of those that were tried, in grid order,
+    and the index of each fact's cell, (facts,); `stamp` is kept in the file's metadata, to know a manifest that is
+    up to date.
     """
 
     grid: Grid
     part: Callable[[int], RowPart]
     carried: Callable[[int, int], pa.Table]
     carried_schema: pa.Schema
-    facts: pa.Table
-    indexes: npt.NDArray[np.int64]
+    blocks: Iterator[tuple[GridSlice, pa.Table, npt.NDArray[np.int64]]]
     base_url: str
     stamp: str
 
@@ -108,15 +129,11 @@ def write_manifest(path: Path, source: ManifestSource) -> None:
     """
     written_ns = time.time_ns()
     schema = _schema(source).with_metadata({"batchflux.stamp": source.stamp, _WRITTEN: str(written_ns)})
-    order = np.argsort(source.indexes, kind="stable")
-    facts, indexes = source.facts.take(pa.array(order)), source.indexes[order]
     with publish_with(path) as temporary:
         with pq.ParquetWriter(temporary, schema, compression="zstd") as writer:
-            for piece in source.grid.slices():
+            for piece, facts, indexes in source.blocks:
                 if len(piece.indexes):
-                    low, high = np.searchsorted(indexes, [piece.indexes[0], piece.indexes[-1] + 1])
-                    batch = _batch(source, piece, facts.slice(low, high - low), indexes[low:high], schema)
-                    writer.write_table(batch)
+                    writer.write_table(_batch(source, piece, facts, indexes, schema))
         os.utime(temporary, ns=(written_ns, written_ns))
 
 
@@ -135,10 +152,12 @@ def is_as_written(path: Path, *, stamp: str) -> bool:
     return is_untouched and said.get(b"batchflux.stamp") == stamp.encode()
 
 
-def write_retired(path: Path, source: ManifestSource) -> None:
-    """Write the cells that were run and have left the job; without any, an older file goes. Raises StorageError."""
-    gone = source.facts.filter(pa.array(source.indexes < 0))
-    gone = gone.filter(pc.not_equal(gone["status"], "pending"))
+def write_retired(path: Path, facts: pa.Table, *, base_url: str) -> None:
+    """Write the cells that were run and have left the job, of their folded facts; without any, an older file goes.
+
+    Raises StorageError.
+    """
+    gone = facts.filter(pc.not_equal(facts["status"], "pending"))
     if gone.num_rows == 0:
         if path.exists():
             remove(path)
@@ -153,7 +172,7 @@ def write_retired(path: Path, source: ManifestSource) -> None:
     }
     for name in names:
         columns[name] = _typed(name, [body.get(name) for body in bodies])
-    state = _state_columns(gone, source.base_url)
+    state = _state_columns(gone, base_url)
     table = pa.Table.from_arrays([*columns.values(), *state.columns], names=[*columns, *STATE_FIELDS.names])
     with publish_with(path) as temporary:
         pq.write_table(table, temporary, compression="zstd")
@@ -391,3 +410,9 @@ def iter_rows(path: Path) -> Iterator[Mapping[str, Any]]:
     """Yield a manifest's rows as mappings, a few thousand in memory at a time."""
     for batch in pq.ParquetFile(path).iter_batches(batch_size=4096):
         yield from batch.to_pylist()
+
+
+def iter_tables(path: Path, *, columns: Sequence[str]) -> Iterator[pa.Table]:
+    """Yield some of a manifest's columns, some ten thousand rows at a time."""
+    for batch in pq.ParquetFile(path).iter_batches(batch_size=65_536, columns=list(columns), use_threads=False):
+        yield pa.Table.from_batches([batch])

@@ -9,7 +9,7 @@ import pytest
 
 import batchflux
 from batchflux.app.publish import publish_results
-from batchflux.app.resume import lay_over
+from batchflux.app.reading import lay_over
 from batchflux.core.errors import StorageError
 from batchflux.io.parts import empty_table
 from tests.app.service import quick_service, write_spec

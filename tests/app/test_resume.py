@@ -6,10 +6,9 @@ import pytest
 
 from batchflux.app.job import load_job
 from batchflux.app.prepare import RunOptions
-from batchflux.app.resume import lay_over
-from batchflux.app.work import newest_ids, work_left, work_of
+from batchflux.app.reading import lay_over
+from batchflux.app.work import work_left, work_of
 from batchflux.core.flow import CellState
-from batchflux.core.ledger import fold
 from batchflux.core.model import CellStatus, Fact, FactKind
 from batchflux.core.progress import Progress
 from batchflux.io.journal import encode_fact
@@ -23,7 +22,7 @@ def test_a_cell_in_flight_that_fails_before_its_turn_is_not_given_out_twice(tmp_
     job = load_job(tmp_path / "job.yaml")
     cell_id = work_of(job, 1, CellState()).cell.cell_id
     fact = Fact(cell_id=cell_id, kind=FactKind.ACCEPTED, at_ms=1, attempt=1, status=CellStatus.SUBMITTED, attempts=1)
-    known = lay_over(job.grid, fold(build_table([encode_fact(fact)])))
+    known = lay_over(job.grid, build_table([encode_fact(fact)]))
     progress = Progress.of(known.statuses)
     given = []
     for item in work_left(job, known, RunOptions()):
@@ -38,7 +37,7 @@ def test_a_cell_in_flight_that_fails_before_its_turn_is_not_given_out_twice(tmp_
 
 def test_the_newest_ids_are_the_ones_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of more ids than an engine keeps the oldest are left out, and cells that were never accepted have none."""
-    monkeypatch.setattr("batchflux.app.work.KNOWN_IDS", 3)
+    monkeypatch.setattr("batchflux.app.reading.KNOWN_IDS", 3)
     (tmp_path / "p.csv").write_text("prompt\nAn owl\n")
     (tmp_path / "job.yaml").write_text("prompts: {path: p.csv}\n")
     facts = [
@@ -53,7 +52,7 @@ def test_the_newest_ids_are_the_ones_kept(tmp_path: Path, monkeypatch: pytest.Mo
         )
         for number, at_ms in enumerate([30, 10, 50, 40, 20])
     ]
-    table = fold(build_table([encode_fact(fact) for fact in facts]))
+    table = build_table([encode_fact(fact) for fact in facts])
     known = lay_over(load_job(tmp_path / "job.yaml").grid, table)
-    assert newest_ids(known) == ["at-20", "at-30", "at-40"]
-    assert newest_ids(lay_over(load_job(tmp_path / "job.yaml").grid, table.slice(0, 0))) == []
+    assert list(known.newest_ids) == ["at-20", "at-30", "at-40"]
+    assert lay_over(load_job(tmp_path / "job.yaml").grid, table.slice(0, 0)).newest_ids == ()

@@ -4,10 +4,12 @@ import hashlib
 import os
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 
-from batchflux.io.filecheck import FileCheck, FileFault, check_files, list_strays
+from batchflux.io.filecheck import FileCheck, FileFault, check_files, hashes_of, list_strays
 from batchflux.io.parts import FACT_SCHEMA
 
 COLUMNS = ["cell_id", "files", "sha256", "file_bytes"]
@@ -93,17 +95,26 @@ def test_a_file_without_a_hash_is_not_believed(tmp_path: Path, state: pa.Table) 
     assert len(faults(tmp_path, bare)) == 3
 
 
+def strays(run_dir: Path, state: pa.Table) -> list[str]:
+    """The strays beside the files of a state; of all but the first three only the number is told."""
+    named = np.sort(hashes_of(pc.list_flatten(state["files"]).to_pylist()))
+    found, count = list_strays(run_dir, named, most=1000)
+    first, same = list_strays(run_dir, named, most=3)
+    assert (len(found), same, first) == (count, count, found[:3])
+    return found
+
+
 def test_strays_are_what_no_fact_names(tmp_path: Path, state: pa.Table) -> None:
     """At any depth and whatever their names, temporaries of a download left out; no images at all are none."""
-    assert list_strays(tmp_path, state).to_pylist() == []
+    assert strays(tmp_path, state) == []
     (tmp_path / "images/c/d").mkdir(parents=True)
     for name in ("images/notes.txt", "images/c/d/4.png", "images/a/.tmp-5.part", "images/a/1.PNG"):
         (tmp_path / name).write_bytes(b"?")
     (tmp_path / "images/link").symlink_to("b")
     odd = os.fsdecode(os.fsencode(str(tmp_path / "images")) + b"/\xff.png")
     Path(odd).write_bytes(b"?")
-    found = list_strays(tmp_path, state).to_pylist()
+    found = strays(tmp_path, state)
     assert sorted(found) == sorted(
         ["images/notes.txt", "images/c/d/4.png", "images/a/1.PNG", "images/link", "images/?.png"]
     )
-    assert list_strays(tmp_path / "nowhere", state).to_pylist() == []
+    assert strays(tmp_path / "nowhere", state) == []

@@ -8,7 +8,7 @@ import asyncio
 import math
 import random
 from collections import Counter, defaultdict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -21,7 +21,8 @@ import pyarrow as pa
 from batchflux.app import work as app_work
 from batchflux.app.job import Job, load_job
 from batchflux.app.prepare import RunOptions
-from batchflux.app.resume import Known, lay_over
+from batchflux.app.reading import lay_over
+from batchflux.app.resume import Known
 from batchflux.core.budget import Budget
 from batchflux.core.errors import StorageError
 from batchflux.core.flow import CellState
@@ -146,7 +147,7 @@ class World:
 
     def known(self) -> Known:
         """Return what the disk tells, laid over the grid."""
-        return lay_over(self.job.grid, self.disk.state())
+        return lay_over(self.job.grid, self.disk.table())
 
     def wall_ms(self) -> int:
         """Return our own clock."""
@@ -260,10 +261,13 @@ class World:
     async def _known_ids(self, since_ms: int) -> Mapping[str, int | None]:
         """Return what `app.work` tells of the ids on record, read from the simulated disk."""
 
-        def read(run_dir: Path, *, columns: list[str]) -> pa.Table:
-            return self.disk.table().select(columns)
+        def stream(
+            run_dir: Path, *, columns: list[str], begin: Callable[[], Callable[[pa.Table], None]]
+        ) -> tuple[str, ...]:
+            begin()(self.disk.table().select(columns))
+            return ()
 
-        with patch.object(app_work, "read_facts", read), patch.object(asyncio, "to_thread", _at_once):
+        with patch.object(app_work, "stream_facts", stream), patch.object(asyncio, "to_thread", _at_once):
             return await app_work.known_ids(self.job)(since_ms)
 
     # ------------------------------------------------------------------------------------------ a life

@@ -1,0 +1,88 @@
+"""Between numpy and Arrow without pandas: `pa.array`, `pa.scalar` and `to_numpy` import it, at 0.3 s and 40 MB a start.
+
+Buffers are looked at where they lie; nulls become what the caller says. Decides nothing.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+__all__ = ["Flags", "Ints", "as_flags", "as_ints", "from_flags", "from_ints", "list_lengths", "numbered", "places_of"]
+
+Ints = npt.NDArray[np.int64]
+Flags = npt.NDArray[np.bool_]
+
+
+def from_ints(values: Ints) -> pa.Array:
+    """Return integers as an int64 array."""
+    return pa.Array.from_buffers(pa.int64(), len(values), [None, pa.py_buffer(np.ascontiguousarray(values, np.int64))])
+
+
+def from_flags(values: Flags) -> pa.Array:
+    """Return booleans as an array: a mask to filter by."""
+    return pa.Array.from_buffers(pa.bool_(), len(values), [None, pa.py_buffer(np.packbits(values, bitorder="little"))])
+
+
+def as_ints(column: Any, *, null: int = 0) -> Ints:
+    """Return an int64 or timestamp column as numbers, with one of the caller's for null."""
+    found: Ints = _joined([_chunk_ints(chunk, null=null) for chunk in _chunks(column)], np.int64)
+    return found
+
+
+def as_flags(column: Any) -> Flags:
+    """Return a boolean column, null as False."""
+    found: Flags = _joined([_bits(chunk, 1) & _valid(chunk) for chunk in _chunks(column)], np.bool_)
+    return found
+
+
+def list_lengths(column: Any) -> Ints:
+    """Return how many items each list of a column holds, 0 for null."""
+    return as_ints(pc.list_value_length(column).cast(pa.int64()))
+
+
+def places_of(mask: Flags) -> pa.Array:
+    """Return the places where a mask holds, to take rows by: for few of many rows quicker than a filter."""
+    return from_ints(np.flatnonzero(mask))
+
+
+def numbered(column: Any, names: Sequence[str], *, other: int) -> Ints:
+    """Return for each text of a column its place among the names, `other` for null and any other text."""
+    places = {name: place for place, name in enumerate(names)}
+    parts = []
+    for chunk in _chunks(column):
+        encoded = pc.dictionary_encode(chunk)
+        known = np.array([places.get(name, other) for name in encoded.dictionary.to_pylist()] + [other], dtype=np.int64)
+        codes = np.frombuffer(encoded.indices.buffers()[1], dtype=np.int32)[encoded.indices.offset :][: len(chunk)]
+        parts.append(known[np.where(_valid(encoded.indices), codes, -1)])
+    found: Ints = _joined(parts, np.int64)
+    return found
+
+
+def _chunks(column: Any) -> list[pa.Array]:
+    chunks = column.chunks if isinstance(column, pa.ChunkedArray) else [column]
+    return [chunk for chunk in chunks if len(chunk)]
+
+
+def _joined(parts: list[Any], dtype: type[np.generic]) -> Any:
+    if len(parts) == 1:
+        return parts[0]
+    return np.concatenate(parts) if parts else np.empty(0, dtype=dtype)
+
+
+def _chunk_ints(chunk: pa.Array, *, null: int) -> Ints:
+    values = np.frombuffer(chunk.buffers()[1], dtype=np.dtype(f"i{chunk.type.bit_width // 8}"))
+    values = values[chunk.offset :][: len(chunk)].astype(np.int64, copy=False)
+    return np.where(_valid(chunk), values, null) if chunk.null_count else values
+
+
+def _valid(chunk: pa.Array) -> Flags:
+    return _bits(chunk, 0) if chunk.null_count else np.ones(len(chunk), dtype=np.bool_)
+
+
+def _bits(chunk: pa.Array, number: int) -> Flags:
+    packed = np.frombuffer(chunk.buffers()[number], dtype=np.uint8)
+    return np.unpackbits(packed, bitorder="little")[chunk.offset :][: len(chunk)].astype(np.bool_)
