@@ -14,7 +14,6 @@ from batchflux.core.model import CellStatus, Fact, FactKind
 from batchflux.io.checkpoint import CheckpointWriter
 
 PRICE_MICRO_USD = 80_000
-ORIGIN = "http://127.0.0.1:9"
 
 
 def make_job(folder: Path, *, rows: int, seeds: int, name: str = "scale", port: int = 9) -> Path:
@@ -49,16 +48,16 @@ def finish_cells(job_file: Path, *, cells: int) -> Job:
 
 
 async def _record(job: Job, identity: RunIdentity, *, cells: int) -> None:
-    writer = CheckpointWriter.open(job.run_dir, identity.run_id)
-    async with writer:
-        for number, facts in enumerate(islice(_lives(job), cells)):
+    async with CheckpointWriter.open(job.run_dir, identity.run_id) as writer:
+        for number, (_, facts) in enumerate(islice(lives(job), cells)):
             for fact in facts:
                 writer.record(fact)
             if number % 1000 == 999:
                 await writer.seal_if_due(0.0)
 
 
-def _lives(job: Job) -> Iterator[tuple[Fact, Fact, Fact]]:
+def lives(job: Job) -> Iterator[tuple[int, tuple[Fact, Fact, Fact]]]:
+    """Yield each cell of a job, by its index, with the facts of a life in which nothing went wrong."""
     at_ms = time.time_ns() // 1_000_000 - 3_600_000
     model = job.recipe.models[0]
     for piece in job.grid.slices():
@@ -67,7 +66,7 @@ def _lives(job: Job) -> Iterator[tuple[Fact, Fact, Fact]]:
             prediction, at_ms = f"{name[:8]}{index:024}", at_ms + 1
             row, seed = divmod(index, job.grid.n_combinations)
             body = json.dumps({"prompt": job.rows.part(row).words["caption"], "seed": seed})
-            yield (
+            facts = (
                 Fact(
                     cell_id=name,
                     kind=FactKind.INTENT,
@@ -110,3 +109,4 @@ def _lives(job: Job) -> Iterator[tuple[Fact, Fact, Fact]]:
                     has_nsfw_contents=(False,),
                 ),
             )
+            yield index, facts

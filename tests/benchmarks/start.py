@@ -1,0 +1,98 @@
+"""How soon a run begins and a finished one ends: `python -m tests.benchmarks.start [FOLDER]`. FOLDER keeps the data.
+
+The jobs are of 2 million cells (200,000 rows × 10 seeds) and 10 million; making their run directories takes minutes.
+"""
+
+import shutil
+import statistics
+import sys
+import tempfile
+from pathlib import Path
+
+from tests.benchmarks.made import finish_cells, make_job
+from tests.benchmarks.measure import Listener, Measured, Row, measure, show
+
+_MILLION = 1_000_000
+
+
+def main(folder: Path) -> list[Row]:
+    """Return the figures, printed too."""
+    rows = [*imports(), *first_submissions(folder), *reruns(folder)]
+    show(rows)
+    return rows
+
+
+def imports() -> list[Row]:
+    """Measure the commands that load nothing heavy, the median of nine."""
+    rows = []
+    for name in ("--help", "schema"):
+        took = [measure(["batchflux", name]).seconds for _ in range(9)]
+        rows.append(Row(f"batchflux {name}", statistics.median(took), "s", "<= 0.25"))
+    return rows
+
+
+def first_submissions(folder: Path, *, rows: int = 200_000, seeds: int = 10, done: int = _MILLION) -> list[Row]:
+    """Measure from the command to its first POST: of a new job, of one half done, of ten million facts."""
+    found = []
+    for name, n_rows, n_done, target in (
+        ("new", rows, 0, "<= 3"),
+        ("half", rows, done, "<= 10"),
+        ("facts10m", 5 * rows, done * 10 // 3, ""),
+    ):
+        job = _job(folder, name, rows=n_rows, seeds=seeds, done=n_done)
+        took = _until_first_post(job)
+        text = f"first submission, {n_rows * seeds:,} cells, {n_done:,} done"
+        found.append(Row(text, took.first_post_s or -1.0, "s", target))
+        limit = "<= 400" if n_rows > rows else "<= 300"
+        found.append(Row(f"  peak memory until then (CPU {took.cpu_s:.1f} s)", took.peak_mb, "MB", limit))
+    return found
+
+
+def reruns(folder: Path, *, cells: int = _MILLION) -> list[Row]:
+    """Measure a run of a job whose cells are all done: the first writes the manifest, the second has nothing to do."""
+    job = _job(folder, "finished", rows=cells // 10, seeds=10, done=cells)
+    found = []
+    for what, target in (("which writes the manifest", ""), ("again", "<= 5")):
+        with Listener() as listener:
+            took = measure(["batchflux", "run", str(_at_port(job, listener.port)), "--yes", "--quiet"])
+        if took.status != 0:
+            raise RuntimeError(took.out)
+        found.append(Row(f"rerun of {cells:,} finished cells, {what}", took.seconds, "s", target))
+        found.append(Row(f"  peak memory (CPU {took.cpu_s:.1f} s)", took.peak_mb, "MB", "<= 300"))
+        found.append(Row("  requests", listener.requests, "", "0"))
+    return found
+
+
+def _until_first_post(job: Path) -> Measured:
+    with Listener() as listener:
+        return measure(
+            ["batchflux", "run", str(_at_port(job, listener.port)), "--yes", "--quiet", "-j", "1"], until_post=listener
+        )
+
+
+def _job(folder: Path, name: str, *, rows: int, seeds: int, done: int) -> Path:
+    """Return a job with so many cells done, made where the folder doesn't hold it; one without starts anew."""
+    job = folder / name / f"{name}.yaml"
+    if not job.exists():
+        made = make_job(folder / name, rows=rows, seeds=seeds, name=name)
+        if done:
+            finish_cells(made, cells=done)
+    if not done:
+        shutil.rmtree(folder / name / "runs", ignore_errors=True)
+    return job
+
+
+def _at_port(job: Path, port: int) -> Path:
+    """Return the job with its service at another port, under which its run directory was begun."""
+    for path in [job, *job.parent.glob("runs/*/run.json")]:
+        lines = path.read_text().split("127.0.0.1:")
+        path.write_text(lines[0] + "".join(f"127.0.0.1:{port}{rest.lstrip('0123456789')}" for rest in lines[1:]))
+    return job
+
+
+if __name__ == "__main__":
+    if len(sys.argv) > 1:
+        main(Path(sys.argv[1]).absolute())
+    else:
+        with tempfile.TemporaryDirectory() as place:
+            main(Path(place))
