@@ -51,6 +51,7 @@ def publish_results(job: Job, known: Known, *, base_url: str) -> None:
     if known.n_retired and identity is not None:
         retired = gather_retired(job.grid, job.run_dir, identity)
     write_retired(job.run_dir / RETIRED, retired, base_url=base_url)
+    pa.default_memory_pool().release_unused()  # else what was free for a moment stays the process's
 
 
 def is_manifest_current(run_dir: Path) -> bool:

@@ -61,7 +61,10 @@ def read_known(grid: Grid, run_dir: Path, identity: RunIdentity | None) -> Known
         damage = stream_facts(run_dir, columns=_COLUMNS, begin=begin, job_id=identity.run_id)
         if damage:
             raise CheckpointDamaged(run_dir, damage=damage)
-    return reading.known()
+    known = reading.known()
+    del reading
+    pa.default_memory_pool().release_unused()
+    return known
 
 
 def lay_over(grid: Grid, facts: pa.Table) -> Known:

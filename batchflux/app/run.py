@@ -111,7 +111,8 @@ async def run_async(
                     session.take_over(known)
                 stop = await spend(job, options, known, client, sink, session=session, observe=observe, bell=bell)
         # Still under the lock: a run that begins now must not have its manifest replaced by this one's.
-        known = await asyncio.to_thread(read_known, job.grid, job.run_dir, identity)
+        if sink.has_recorded or options.retry_failed:
+            known = await asyncio.to_thread(read_known, job.grid, job.run_dir, identity)
         await asyncio.to_thread(publish_results, job, known, base_url=base_url)
     if options.download_only:
         job = job.with_images()

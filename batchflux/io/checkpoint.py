@@ -41,8 +41,8 @@ class CheckpointWriter:
     """The one writer of a run's facts, under the run's lock; `open` makes it, `async with` closes it.
 
     Belongs to one event loop. Whoever owns a TaskGroup runs `run()` in it, and calls `seal_if_due` now and then.
-    Every method raises StorageError from the first failed write or flush on: nothing is retried, what was durable
-    stays, and the next `open` seals the whole records.
+    `has_recorded` tells whether any fact was added. Every method raises StorageError from the first failed write or
+    flush on: nothing is retried, what was durable stays, and the next `open` seals the whole records.
     """
 
     def __init__(
@@ -50,6 +50,7 @@ class CheckpointWriter:
     ) -> None:
         self.recovered, self.torn = recovered.notes, recovered.torn
         self._is_ours = is_ours
+        self.has_recorded = False
         self._run_dir, self._job_id = run_dir, job_id
         self._journal, self._sequence = journal, recovered.sequence + 1  # the one that takes appends, and its number
         self._ready: Journal | None = None  # the next one, made but not yet turned to
@@ -92,11 +93,13 @@ class CheckpointWriter:
 
     def record(self, fact: Fact) -> None:
         """Append a fact: at once proof against the death of the process, and within 0.3 s against a power cut."""
+        self.has_recorded = True
         self._journal.append(fact)
         self._has_news.set()
 
     async def intent(self, fact: Fact) -> None:
         """Append a fact and wait until it is flushed to the disk: what must be so before a POST leaves."""
+        self.has_recorded = True
         self._journal.append(fact)
         await self._journal.flushed()
         # Asked only now: whoever takes the directory over from here on finds this intent in it.

@@ -1,4 +1,4 @@
-"""Programs measured from outside: seconds, CPU seconds and peak memory of a fresh process, and a server that listens."""
+"""Programs measured from outside: seconds, CPU seconds and peak memory of a fresh process; a server that listens."""
 
 import json
 import os
