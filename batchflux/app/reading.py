@@ -67,10 +67,11 @@ def read_known(grid: Grid, run_dir: Path, identity: RunIdentity | None) -> Known
     return known
 
 
-def lay_over(grid: Grid, facts: pa.Table) -> Known:
-    """Return what a table of facts, as they were written, says of a grid's cells."""
+def lay_over(grid: Grid, *tables: pa.Table) -> Known:
+    """Return what facts, as they were written, say of a grid's cells; for few of them."""
     reading = _Reading(grid)
-    reading.add(facts.select(_COLUMNS))
+    for facts in tables:
+        reading.add(facts.select(_COLUMNS))
     return reading.known()
 
 

@@ -1,0 +1,112 @@
+"""What is known of a run's cells, read in pieces and tidied on the way, against a fold of all facts at once."""
+
+import asyncio
+from dataclasses import replace
+from pathlib import Path
+from unittest.mock import patch
+
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from batchflux.app import reading
+from batchflux.app.job import Job, load_job
+from batchflux.app.reading import gather, lay_over, read_known
+from batchflux.app.rundir import RunIdentity
+from batchflux.app.work import work_of
+from batchflux.core.flow import CellState
+from batchflux.core.ledger import fold
+from batchflux.core.model import CellStatus, Fact, FactKind
+from batchflux.core.progress import EXCLUDED, STATUS_CODES
+from batchflux.io.checkpoint import CheckpointWriter
+from tests.io.durable import as_table, facts, make_fact
+
+SPEC = """
+prompts: {path: p.csv}
+grid: {seed: [1, 2, 3]}
+exclude: [{seed: 2}]
+"""
+STRANGERS = 2
+
+
+@pytest.fixture(scope="module")
+def job(tmp_path_factory: pytest.TempPathFactory) -> Job:
+    """A job of four cells among six indexes."""
+    folder = tmp_path_factory.mktemp("job")
+    (folder / "p.csv").write_text("prompt\nAn owl\nA fox\n")
+    (folder / "job.yaml").write_text(SPEC)
+    return load_job(folder / "job.yaml")
+
+
+CELLS = (0, 2, 3, 5)
+
+
+def of_the_job(job: Job, history: list[Fact]) -> pa.Table:
+    """The facts with the ids of the job's cells for the first four, the rest strangers."""
+    names = {f"{number:032x}": work_of(job, index, CellState()).cell.cell_id for number, index in enumerate(CELLS)}
+    table = as_table(history)
+    ids = [names.get(name, name) for name in table["cell_id"].to_pylist()]
+    return table.set_column(0, "cell_id", pa.array(ids, pa.string()))
+
+
+@settings(deadline=None, derandomize=True, max_examples=60)
+@given(st.lists(facts(cells=len(CELLS) + STRANGERS), max_size=25), st.integers(1, 30))
+def test_known_is_what_a_fold_says(job: Job, history: list[Fact], step: int) -> None:
+    """Every status, the money, the retired, and whole facts of the cells that aren't final."""
+    table = of_the_job(job, history)
+    with patch.object(reading, "_TIDY_ABOVE_ROWS", 3):
+        known = lay_over(job.grid, *(table.slice(first, step) for first in range(0, max(1, table.num_rows), step)))
+    folded = {row["cell_id"]: row for row in fold(table).to_pylist()}
+    open_cells = []
+    for index in range(6):
+        if index not in CELLS:
+            assert known.statuses[index] == EXCLUDED
+            continue
+        row = folded.pop(work_of(job, index, CellState()).cell.cell_id, None)
+        assert known.statuses[index] == (0 if row is None else STATUS_CODES[row["status"]])
+        if row is not None:
+            flow = known.flow_of(index)
+            assert (flow.attempts, flow.cost_micro_usd) == (row["attempts"], row["cost_micro_usd"])
+            if row["status"] not in ("completed", "failed"):
+                open_cells.append((index, {name: row[name] for name in known.facts.column_names}))
+    assert sorted(zip(known.indexes.tolist(), known.facts.to_pylist(), strict=True), key=lambda pair: pair[0]) == (
+        open_cells
+    )
+    assert known.n_retired == sum(row["status"] != "pending" for row in folded.values())
+    assert known.is_empty == (known.n_kept == known.n_retired == 0)
+    every = {row["cell_id"]: row for row in fold(table).to_pylist()}
+    assert known.spent_micro_usd == sum(row["cost_micro_usd"] for row in every.values())
+    assert set(known.newest_ids) == {name for name in table["prediction_id"].to_pylist() if name is not None}
+
+
+def test_what_lies_on_the_disk_is_known_and_gathered(job: Job, tmp_path: Path) -> None:
+    """Parts and a journal, read as one history; where no run was begun nothing is known."""
+    asyncio.run(_record_and_read(job, tmp_path))
+
+
+async def _record_and_read(job: Job, tmp_path: Path) -> None:
+    identity = RunIdentity.open(tmp_path, origin="http://127.0.0.1")
+    assert read_known(job.grid, tmp_path, identity).is_empty
+    history = [fact for number in range(5) for fact in _life(number)]
+    rows = of_the_job(job, history).to_pylist()
+    async with CheckpointWriter.open(tmp_path, identity.run_id) as writer:
+        for place, fact in enumerate(history):
+            writer.record(replace(fact, cell_id=rows[place]["cell_id"]))
+            if place == 4:
+                await writer.seal()
+        known = read_known(job.grid, tmp_path, identity)
+        assert (known.n_kept, known.n_retired, known.spent_micro_usd) == (4, 1, 5 * 80_000)
+        wanted = known.statuses == STATUS_CODES[_life(0)[-1].status]
+        wanted[0] = False
+        found, indexes = gather(job.grid, tmp_path, identity, wanted=wanted, columns=["prediction_id"])
+    assert dict(zip(indexes.tolist(), found["prediction_id"].to_pylist(), strict=True)) == {
+        2: "prediction-1",
+        3: "prediction-2",
+        5: "prediction-3",
+    }
+
+
+def _life(number: int) -> list[Fact]:
+    intent = make_fact(number, kind=FactKind.INTENT, status=CellStatus.UNKNOWN, attempts=0, prediction_id=None)
+    return [intent, make_fact(number)]
