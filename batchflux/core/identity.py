@@ -8,9 +8,13 @@ million additions, not ten million JSON texts. Nothing here may change without a
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from hashlib import blake2b
+from json.encoder import encode_basestring_ascii as _quoted
 from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
 
 from batchflux.core.model import JsonValue, Params
 
@@ -27,6 +31,7 @@ __all__ = [
     "model_key",
     "ordinal_key",
     "parameter_key",
+    "prompt_keys",
     "row_name",
     "row_seed",
     "selection_rank",
@@ -37,6 +42,7 @@ IDENTITY_VERSION = 1
 MAX_SEED = 2147483647
 _SEEDS = MAX_SEED + 1  # seeds are drawn from 0 .. 2**31 - 1; -1 means "random" to the service
 _LANE = 2**64
+_CELL = b"batchflux-cell-1"
 
 # A parameter at its model's default is left out of the key, so that stating a default buys nothing. Frozen with the
 # version: the catalogue may learn new defaults, this table may not.
@@ -80,7 +86,7 @@ def _whole_floats_to_ints(value: JsonValue) -> JsonValue:
 
 
 def _hash(kind: str, name: str, text: str) -> Key:
-    digest = blake2b(f"{kind}\0{name}\0{text}".encode(), digest_size=16, person=b"batchflux-cell-1").digest()
+    digest = blake2b(f"{kind}\0{name}\0{text}".encode(), digest_size=16, person=_CELL).digest()
     return Key(int.from_bytes(digest[:8], "big"), int.from_bytes(digest[8:], "big"))
 
 
@@ -90,6 +96,15 @@ def parameter_key(model: str, name: str, value: JsonValue) -> Key:
     if _DEFAULTS_V1.get(model, _NO_DEFAULTS).get(name) == text:
         return ZERO
     return _hash("parameter", name, text)
+
+
+def prompt_keys(prompts: Iterable[str]) -> npt.NDArray[np.uint64]:
+    """Return the `parameter_key` of each prompt, as an array (n, 2): no model has a default for it."""
+    digests = b"".join(
+        blake2b(f"parameter\0prompt\0{_quoted(prompt)}".encode(), digest_size=16, person=_CELL).digest()
+        for prompt in prompts
+    )
+    return np.frombuffer(digests, dtype=">u8").astype(np.uint64).reshape(-1, 2)
 
 
 def model_key(model: str) -> Key:

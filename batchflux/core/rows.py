@@ -21,6 +21,7 @@ from batchflux.core.identity import (
     canonical_json,
     model_key,
     parameter_key,
+    prompt_keys,
     row_name,
     selection_rank,
 )
@@ -203,10 +204,9 @@ class RowReader:
         self._rank_texts: list[bytes] = []
         self._parameter_keys: dict[tuple[str, str, type, JsonValue], Key] = {}
         self._typed: dict[tuple[str, str], JsonValue] = {}
-        fixed = {name: value for name, value in recipe.params.items() if name not in recipe.axis_names}
-        self._constant = {model: self._params_key(model, fixed) for model in recipe.models}
-        self._fixed = fixed
+        self._fixed = {name: value for name, value in recipe.params.items() if name not in recipe.axis_names}
         self._model_keys = {model: model_key(model) for model in recipe.models}
+        self._bare_keys = self._keys_with({})
         self._row_params = dict(recipe.row_params)
         self._row_words = recipe.row_words
         self._id_column = recipe.columns.get("id")
@@ -214,8 +214,9 @@ class RowReader:
 
     def add(self, columns: Mapping[str, Sequence[JsonValue]], where: Callable[[int], str], *, count: int) -> None:
         """Take in a batch: `columns` holds `recipe.needed`, words and ids as text, None for a null field."""
-        keys = np.zeros((len(self._variants), count, 2), dtype=np.uint64)
-        prompt_keys = np.zeros_like(keys) if self._keep_prompt_keys else None
+        keys = np.empty((len(self._variants), count, 2), dtype=np.uint64)
+        keys[:] = self._bare_keys[:, None]
+        prompts: list[list[str]] = [[] for _ in self._variants]
         signature = np.zeros(count, dtype=np.int32)
         seeds = np.full(count, NO_SEED, dtype=np.int64)
         images = np.zeros(count, dtype=np.int64)
@@ -224,8 +225,12 @@ class RowReader:
         for offset in range(count):
             part = self.part(columns, offset, where)
             if part is None:
+                for texts in prompts:
+                    texts.append("")
                 continue
-            self._put_keys(part, keys, prompt_keys, offset)
+            self._put_prompts(part, prompts)
+            if part.params:
+                keys[:, offset] = self._keys_with(part.params)
             signature[offset] = self._signature(part)
             seeds[offset] = _whole(part.params.get("seed"), NO_SEED)
             images[offset] = _whole(part.params.get("num_images"), 0)
@@ -234,9 +239,10 @@ class RowReader:
                 ids[offset] = hash(part.given_id)
             if self._sample_key is not None:
                 self._rank_texts.append(self._recipe.row_text(part.words).encode())
-        self._key_parts.append(keys)
-        if prompt_keys is not None:
-            self._prompt_key_parts.append(prompt_keys)
+        own = np.stack([prompt_keys(texts) for texts in prompts])
+        self._key_parts.append(keys + own)  # modulo 2**64, as `add_keys`
+        if self._keep_prompt_keys:
+            self._prompt_key_parts.append(own)
         self._signatures.append(signature)
         self._seeds.append(seeds)
         self._images.append(images)
@@ -318,20 +324,19 @@ class RowReader:
             total = add_keys(total, key)
         return total
 
-    def _put_keys(self, part: RowPart, keys: KeyArray, prompt_keys: KeyArray | None, offset: int) -> None:
-        for variant, (model, axis_words) in enumerate(self._variants):
-            prompt = self._recipe.template.render({**part.words, **axis_words})
-            prompt_key = parameter_key(model, "prompt", prompt)
-            total = add_keys(self._model_keys[model], prompt_key)
-            if part.params:
-                total = add_keys(total, self._params_key(model, {**self._fixed, **part.params}))
-            else:
-                total = add_keys(total, self._constant[model])
-            keys[variant, offset] = total
-            if prompt_keys is not None:
-                prompt_keys[variant, offset] = prompt_key
+    def _put_prompts(self, part: RowPart, prompts: Sequence[list[str]]) -> None:
+        for texts, (_, axis_words) in zip(prompts, self._variants, strict=True):
+            texts.append(self._recipe.template.render({**part.words, **axis_words} if axis_words else part.words))
+
+    def _keys_with(self, params: Params) -> KeyArray:
+        """Return, for each variant, the key of a request without its prompt: model and parameters, (v, 2)."""
+        said = {**self._fixed, **params}
+        by_model = {model: add_keys(key, self._params_key(model, said)) for model, key in self._model_keys.items()}
+        return np.array([by_model[model] for model, _ in self._variants], dtype=np.uint64)
 
     def _signature(self, part: RowPart) -> int:
+        if not self._recipe.rules:
+            return self._rule_sets.setdefault(frozenset(), 0)
         met = frozenset(
             number
             for number, rule in enumerate(self._recipe.rules)

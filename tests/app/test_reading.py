@@ -80,6 +80,15 @@ def test_known_is_what_a_fold_says(job: Job, history: list[Fact], step: int) -> 
     assert set(known.newest_ids) == {name for name in table["prediction_id"].to_pylist() if name is not None}
 
 
+def test_a_cell_that_became_final_keeps_no_facts(job: Job) -> None:
+    """Its intent came in one piece and its outcome in another, and there was nothing to tidy."""
+    history = _life(0)
+    table = of_the_job(job, history)
+    known = lay_over(job.grid, table.slice(0, 1), table.slice(1))
+    assert (known.facts.num_rows, known.n_kept) == (0, 1)
+    assert lay_over(job.grid, table.slice(0, 1)).facts["price_micro_usd"].to_pylist() == [history[0].price_micro_usd]
+
+
 def test_what_lies_on_the_disk_is_known_and_gathered(job: Job, tmp_path: Path) -> None:
     """Parts and a journal, read as one history; where no run was begun nothing is known."""
     asyncio.run(_record_and_read(job, tmp_path))

@@ -51,6 +51,18 @@ def test_states_are_what_a_fold_says(history: list[Fact], cuts: list[int]) -> No
     assert states.cost_micro_usd == sum(row["cost_micro_usd"] for row in folded.values())
 
 
+def test_files_of_an_attempt_before_count_where_the_state_is_of_it() -> None:
+    """Though files of another attempt came later, and another time."""
+    states = CellStates(1)
+    for kind, attempt in ((FactKind.FILES, 1), (FactKind.FILES, 2), (FactKind.OUTCOME, 1)):
+        files = ("images/1.png",) if kind is FactKind.FILES else ()
+        fact = Fact(
+            cell_id="0" * 32, kind=kind, at_ms=1, attempt=attempt, status=CellStatus.COMPLETED, attempts=1, files=files
+        )
+        states.add(np.array([0]), as_table([fact]))
+    assert states.is_saved().tolist() == [True]
+
+
 def test_more_states_than_two_bytes_tell_apart() -> None:
     """A cost of its own for each of 70,000 cells is no state lost."""
     count = 70_000
