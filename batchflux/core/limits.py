@@ -1,105 +1,18 @@
 """What the account and the service allow right now: plain arithmetic on (state, now), decided and reserved in one step.
 
-Four small machines, each ignorant of the others: the window of predictions in flight, the pace of submissions, the
-breaker on unanswered submissions, and the service's health. `now_s` is any monotonic clock, in seconds.
+Four small machines: the window of predictions in flight and the pace of submissions, which `throttle` tells of answers,
+and here the breaker on unanswered submissions and the service's health. `now_s` is any monotonic clock, in seconds.
 """
 
 from collections import deque
 from dataclasses import dataclass, field
 
-from batchflux.core.model import Fault
-from batchflux.core.retry import CONNECT_BACKOFF, REFUSAL_BACKOFF, Backoff
+from batchflux.core.pace import Pace
+from batchflux.core.retry import CONNECT_BACKOFF
+from batchflux.core.throttle import Throttle
+from batchflux.core.window import AUTO_MOST, AUTO_START, Window
 
-__all__ = ["AUTO_MOST", "AUTO_START", "Breaker", "Health", "Pace", "Window"]
-
-AUTO_START = 4
-AUTO_MOST = 64
-
-
-@dataclass(slots=True, kw_only=True)
-class Window:
-    """How many predictions may be in flight: starts small, doubles while all is accepted, halves on a refusal.
-
-    A burst of refusals is one event: what was sent before the last cut tells nothing new.
-    """
-
-    most: int
-    size: float
-    in_flight: int = 0
-    learns: bool = True
-    _cut_at_s: float = field(default=-1.0)
-    _steady: bool = field(default=False)
-
-    @classmethod
-    def learned(cls) -> "Window":
-        """Return the window of `concurrency: auto`."""
-        return cls(most=AUTO_MOST, size=AUTO_START)
-
-    @classmethod
-    def capped(cls, most: int) -> "Window":
-        """Return the window of a stated concurrency: a cap that refusals can still lower for a while."""
-        return cls(most=most, size=min(most, AUTO_MOST))
-
-    def has_room(self) -> bool:
-        """Return whether one more may start now."""
-        return self.in_flight < max(1, int(self.size))
-
-    def started(self) -> None:
-        """Count one more in flight."""
-        self.in_flight += 1
-
-    def ended(self) -> None:
-        """Count one less."""
-        self.in_flight -= 1
-
-    def accepted(self) -> None:
-        """Grow: by one an acceptance until the first refusal, then by one a windowful, and only while it is in use.
-
-        In use is half full: of answers that come together the first widens it, and the others find it not yet refilled.
-        """
-        if 2 * self.in_flight >= int(self.size):
-            self.size = min(self.most, self.size + (1 / self.size if self._steady else 1))
-
-    def refused(self, *, sent_at_s: float, now_s: float) -> None:
-        """Halve, unless the refused submission left before the last cut."""
-        if sent_at_s > self._cut_at_s:
-            # The refused one was counted: what was in flight besides it is what the service held.
-            held = max(1, self.in_flight - 1)
-            self.size = max(1.0, min(self.size, float(held)) / 2)
-            self._steady = True
-            self._cut_at_s = now_s
-
-
-@dataclass(slots=True, kw_only=True)
-class Pace:
-    """When the next submission may leave: evenly spaced at a stated rate of images, and paused after refusals."""
-
-    images_per_s: float | None
-    next_at_s: float = 0.0
-    paused_until_s: float = 0.0
-    refusals: int = 0
-    _paused_at_s: float = field(default=-1.0)
-
-    def ready_at_s(self) -> float:
-        """Return the moment from which on a submission may leave."""
-        return max(self.next_at_s, self.paused_until_s)
-
-    def spend(self, images: int, *, now_s: float) -> None:
-        """Count a submission of so many images as leaving now."""
-        if self.images_per_s is not None:
-            self.next_at_s = max(now_s, self.next_at_s) + images / self.images_per_s
-
-    def accepted(self) -> None:
-        """Forget past refusals."""
-        self.refusals = 0
-
-    def pause(self, fault: Fault, *, sent_at_s: float, now_s: float, backoff: Backoff = REFUSAL_BACKOFF) -> None:
-        """Hold all submissions back after a refusal, or where the service can't be reached."""
-        if sent_at_s > self._paused_at_s:
-            self.refusals += 1
-            self._paused_at_s = now_s
-        wait_s = backoff.wait_for(fault, max(1, self.refusals), dice=0.5)
-        self.paused_until_s = max(self.paused_until_s, now_s + wait_s)
+__all__ = ["AUTO_MOST", "AUTO_START", "Breaker", "Health", "Pace", "Throttle", "Window"]
 
 
 @dataclass(slots=True, kw_only=True)

@@ -9,14 +9,13 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 
 from batchflux.core.budget import Budget, usd
-from batchflux.core.limits import Breaker, Health, Pace, Window
+from batchflux.core.limits import Breaker, Health, Pace, Throttle, Window
+from batchflux.core.throttle import MOST_OPEN_POSTS
 from batchflux.engine.ports import StopReason
 
 __all__ = ["MAX_OPEN_POSTS", "Admission", "StopSwitch"]
 
-# Only an open POST can become unknown, so few may be open; 16 at 100 ms each are 160 submissions a second, twice what
-# the largest account level starts.
-MAX_OPEN_POSTS = 16
+MAX_OPEN_POSTS = MOST_OPEN_POSTS
 
 _RANK = {"asked": 0, "trouble": 1, "signal": 2}
 
@@ -60,6 +59,7 @@ class Admission:
 
     def __post_init__(self) -> None:
         self.switch = StopSwitch(self.changed)
+        self.throttle = Throttle(window=self.window, pace=self.pace)
         self.no_open_posts = asyncio.Event()
         self.no_open_posts.set()
 
@@ -114,7 +114,7 @@ class Admission:
 
     def _wake_at_s(self, now_s: float, price_micro_usd: int) -> float | None:
         """Return None where a submission may leave now, else when to look again (0: when there is news)."""
-        if not self.budget.can_reserve(price_micro_usd) or self.open_posts >= MAX_OPEN_POSTS:
+        if not self.budget.can_reserve(price_micro_usd) or not self.throttle.may_open(self.open_posts):
             return 0.0
         if not self.window.has_room():
             return 0.0

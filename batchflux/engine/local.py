@@ -121,6 +121,8 @@ class Engine:
         self._known_ids: dict[str, None] = {}
         for prediction_id in self.ids_before:
             self._remember(prediction_id)
+        self._workers: set[asyncio.Task[None]] = set()
+        self._driving = 0
         self._alike: tuple[str, int] = ("", 0)
         self._failure: BatchfluxError | None = None
 
@@ -140,10 +142,12 @@ class Engine:
                 attendants = [group.create_task(self._guard(attendant)) for attendant in attend]
                 fetch = self.downloads.fetchers() if self.downloads is not None else []
                 fetchers = [group.create_task(self._guard(fetcher)) for fetcher in fetch]
-                workers = [
-                    group.create_task(self._guard(partial(self._work, source))) for _ in range(self.most_workers)
-                ]
-                await asyncio.wait(workers)
+                self._start_worker = lambda: self._workers.add(
+                    group.create_task(self._guard(partial(self._work, source)))
+                )
+                self._start_worker()
+                while at_work := {worker for worker in self._workers if not worker.done()}:
+                    await asyncio.wait(at_work)
                 if self.downloads is not None:
                     self.downloads.close()
                     await asyncio.wait(fetchers)
@@ -190,11 +194,21 @@ class Engine:
                     self._remember(item.state.prediction_id)
                     item = replace(item, is_paid_before=item.is_paid_before or not item.is_again)
                     self.admission.window.started()
-                    await self._drive(item, admitted=False)
+                    await self._drive_with_relief(item, admitted=False)
                 elif await self._queue_for_admission(item, is_new_cell=not item.is_again):
-                    await self._drive(item, admitted=True)
+                    await self._drive_with_relief(item, admitted=True)
             finally:
                 source.finished()
+
+    async def _drive_with_relief(self, item: Work, *, admitted: bool) -> None:
+        """Drive a cell while another worker stands ready for the next one: as many are started as are needed."""
+        self._driving += 1
+        if self._driving == len(self._workers) < self.most_workers:
+            self._start_worker()
+        try:
+            await self._drive(item, admitted=admitted)
+        finally:
+            self._driving -= 1
 
     async def _queue_for_admission(self, item: Work, *, is_new_cell: bool) -> bool:
         async with self.admission.asking:
@@ -217,7 +231,7 @@ class Engine:
             start=self._looked(),
         )
         event: Event | None = None
-        holds = True
+        holds, has_submitted = True, False
         final: Fact | None = None
         try:
             while True:
@@ -238,6 +252,7 @@ class Engine:
                                 continue
                         admitted = False
                         item = replace(item, is_paid_before=False)
+                        has_submitted = True
                         event = await self._submit(item, command, body)
                     case Poll(prediction_id=prediction_id):
                         event = await self._poll(prediction_id)
@@ -253,6 +268,12 @@ class Engine:
             flow.close()
             if holds:
                 self.admission.slot_freed()
+        if final is not None and has_submitted and final.status is CellStatus.COMPLETED:
+            self.admission.window.completed(
+                latency_s=(final.latency_ms or 0) / 1000,
+                worked_s=final.inference_ms / 1000 if final.inference_ms else None,
+                now_s=asyncio.get_running_loop().time(),
+            )
         if final is not None and final.kind is FactKind.UNANSWERED:
             self.resolver.add(item, Unresolved.of(final, price_micro_usd=rules.price_micro_usd))
         if final is not None and final.error_kind == "credit":
@@ -308,28 +329,28 @@ class Engine:
             # Something between us and the service mixes answers up: to be told apart from a line that drops them.
             self.observer.note("mixed_up", cell_id=item.cell.cell_id, prediction_id=known_id)
         now_s = loop.time()
-        self._tell_limits(answer, sent_at_ms=sent_at_ms, sent_at_s=sent_at_s, now_s=now_s)
+        self._tell_limits(answer, item, sent_at_ms=sent_at_ms, sent_at_s=sent_at_s, now_s=now_s)
         if not isinstance(answer, Accepted):
             self._note_answer(item, answer, raw)
         return Answered(answer=answer, sent_at_ms=sent_at_ms, at_ms=self.wall_ms(), now_s=now_s)
 
-    def _tell_limits(self, answer: SubmitAnswer, *, sent_at_ms: int, sent_at_s: float, now_s: float) -> None:
+    def _tell_limits(
+        self, answer: SubmitAnswer, item: Work, *, sent_at_ms: int, sent_at_s: float, now_s: float
+    ) -> None:
         gate = self.admission
         match answer:
             case Accepted(prediction=prediction):
                 self._remember(prediction.id)
                 self.resolver.learn_clock(prediction.created_at_ms, sent_at_ms=sent_at_ms, heard_at_ms=self.wall_ms())
                 self._alike = ("", 0)
-                gate.window.accepted()
-                gate.pace.accepted()
+                gate.throttle.accepted(item.cell.images, sent_at_s=sent_at_s, now_s=now_s)
                 gate.breaker.answered()
                 gate.health.heard(now_s)
             case Rejected(fault=fault, concerns=concerns):
                 gate.breaker.answered()
                 gate.health.heard(now_s)
                 if concerns == "moment":
-                    gate.window.refused(sent_at_s=sent_at_s, now_s=now_s)
-                    gate.pace.pause(fault, sent_at_s=sent_at_s, now_s=now_s)
+                    gate.throttle.refused(fault, sent_at_s=sent_at_s, now_s=now_s)
                 elif concerns == "job":
                     gate.switch.stop(StopReason(kind="trouble", message=fault.message, fault=fault))
                 else:
@@ -340,8 +361,7 @@ class Engine:
             case Unanswered(fault=fault, redirected_to=redirected_to, asks_to_wait=asks_to_wait):
                 gate.breaker.unanswered(sent_at_s=sent_at_s, now_s=now_s)
                 if asks_to_wait:
-                    gate.window.refused(sent_at_s=sent_at_s, now_s=now_s)
-                    gate.pace.pause(fault, sent_at_s=sent_at_s, now_s=now_s)
+                    gate.throttle.refused(fault, sent_at_s=sent_at_s, now_s=now_s)
                 if redirected_to is not None:
                     message = f"{self.base_url} redirects to {redirected_to}; submissions are not sent elsewhere"
                     gate.switch.stop(StopReason(kind="trouble", message=message, fault=fault))

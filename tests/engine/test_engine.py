@@ -8,6 +8,7 @@ from batchflux.core.flow import CellState
 from batchflux.core.limits import Window
 from batchflux.core.model import FactKind
 from batchflux.core.protocol import HttpAnswer, HttpRequest, TransportFault
+from batchflux.core.throttle import LEAST_OPEN_POSTS
 from batchflux.engine.control import MAX_OPEN_POSTS
 from tests.core.answers import answer, prediction_data
 from tests.core.lives import PRICE
@@ -69,18 +70,19 @@ def test_a_stated_concurrency_is_never_passed(most: int) -> None:
 
 
 def test_auto_grows_while_the_service_accepts() -> None:
-    """From four to as many as the service takes, within a second or two of virtual time."""
+    """Thirty-two in the first seconds, and as many as there are workers soon after the first ones are done."""
     service = Service(work_s=10.0)
     play(Scene(cells=300, transport=service))
     assert service.peak == 64
-    assert service.posts[63][0] - service.posts[0][0] < 2.0
+    assert service.posts[31][0] - service.posts[0][0] < 2.0
+    assert service.posts[63][0] - service.posts[0][0] < 13.0
 
 
 def test_open_posts_are_few() -> None:
     """Only an open POST can become unknown: however wide the window, few are open at once."""
     service = Service(post_s=5.0, work_s=1.0)
     play(Scene(cells=200, transport=service, window=Window.capped(64)))
-    assert service.peak_open_posts == MAX_OPEN_POSTS
+    assert LEAST_OPEN_POSTS <= service.peak_open_posts <= MAX_OPEN_POSTS
 
 
 def test_a_refusing_service_is_met_with_few_refusals() -> None:
@@ -94,19 +96,16 @@ def test_a_refusing_service_is_met_with_few_refusals() -> None:
     assert service.refused < 60
 
 
-def test_a_burst_of_refusals_halves_once() -> None:
-    """Sixteen submissions refused together leave a window of about eight, not of one."""
-    sizes = []
+def test_a_burst_of_refusals_is_one_event() -> None:
+    """Sixteen submissions refused together, at a service that held none of them, leave it wide open again."""
     scene = Scene(cells=40, window=Window.capped(16), most_workers=16)
-
-    def refuse(number: int, request: HttpRequest) -> HttpAnswer | None:
-        sizes.append(scene.window.size)
-        return answer(None, status=429) if number <= 16 else None
-
-    scene.transport = Service(reply=refuse)
+    scene.transport = service = Service(
+        reply=lambda number, request: answer(None, status=429) if number <= 16 else None
+    )
     play(scene)
-    assert 7 <= min(sizes) <= 8
     assert scene.statuses == {"completed": 40}
+    assert service.refused + len(service.posts) < 16 + 40 + 8
+    assert scene.took_s < 20
 
 
 @pytest.mark.fault("H15")

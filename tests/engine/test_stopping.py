@@ -36,7 +36,7 @@ def stopping_at(
 def test_a_signal_keeps_what_is_known() -> None:
     """No submission leaves after it, every open POST's answer is recorded, and predictions in flight stay submitted."""
     service = Service(post_s=3.0, work_s=500.0)
-    scene = virtual.run(Scene(cells=100, transport=service, during=stopping_at(4.0)).play())
+    scene = virtual.run(Scene(cells=100, transport=service, window=Window.capped(64), during=stopping_at(4.0)).play())
     assert scene.stop == SIGNAL
     assert all(at_s <= 1004.0 for at_s, _ in service.posts)
     assert service.open_posts == 0
@@ -49,7 +49,7 @@ def test_a_signal_keeps_what_is_known() -> None:
 def test_a_signal_does_not_wait_for_an_answer_that_never_comes() -> None:
     """Open POSTs are heard out for ten seconds; what hasn't answered by then is an intent, so unknown."""
     service = Service(post_s=1000.0)
-    scene = virtual.run(Scene(cells=100, transport=service, during=stopping_at(4.0)).play())
+    scene = virtual.run(Scene(cells=100, transport=service, window=Window.capped(64), during=stopping_at(4.0)).play())
     assert scene.took_s == pytest.approx(14.0, abs=0.1)
     assert {fact.kind for fact in scene.sink.last().values()} == {FactKind.INTENT}
     assert len(scene.sink.last()) == len(service.posts)
@@ -249,6 +249,6 @@ def test_a_late_answer_of_a_stopped_run_is_not_lost() -> None:
         return answer(prediction_data(id=f"late-{number}"))
 
     service = Service(post_s=9.0, reply=late)
-    scene = virtual.run(Scene(cells=4, transport=service, during=stopping_at(0.5)).play())
+    scene = virtual.run(Scene(cells=4, transport=service, window=Window.capped(4), during=stopping_at(0.5)).play())
     assert scene.statuses == {"submitted": 4}
     assert scene.took_s == pytest.approx(9.0, abs=0.1)

@@ -1,0 +1,89 @@
+"""The account's two limits together: which of them a refusal speaks of, and what is known of both.
+
+Pure: decides on (state, now). The window knows how many may be in flight, the pace how many images may start; here is
+where an answer is taken in once, and told to the one it concerns.
+"""
+
+import re
+from dataclasses import dataclass
+from typing import Literal
+
+from batchflux.core.model import Fault
+from batchflux.core.pace import Pace
+from batchflux.core.window import Window
+
+__all__ = ["LEAST_OPEN_POSTS", "MOST_OPEN_POSTS", "Throttle", "limit_named_in"]
+
+# Only an open POST can become unknown, so few may be open: as many as the largest account level (83 images a second)
+# and a fifth more take at the time that an answer takes.
+LEAST_OPEN_POSTS, MOST_OPEN_POSTS = 16, 64
+_STARTS_PER_S = 100.0
+
+# [seen] "reached your concurrency limit"; [docs] limits of images a minute and of concurrent tasks. A bare "too many
+# requests" or "rate limit" is what any 429 may say.
+_SLOTS = re.compile(r"concurren|in flight|in parallel|simultaneous|at once|at the same time", re.IGNORECASE)
+_RATE = re.compile(r"(per|a|each|every|/) ?(second|minute|min\b|hour)|(rpm|ipm)\b", re.IGNORECASE)
+# So many refusals in a row, while fewer and fewer are in flight, are not for their number.
+_NOT_THE_NUMBER = 3
+
+
+def limit_named_in(message: str) -> Literal["slots", "rate"] | None:
+    """Return which limit a refusal's words name, None where they leave it open."""
+    if _SLOTS.search(message):
+        return "slots"
+    return "rate" if _RATE.search(message) else None
+
+
+@dataclass(slots=True, kw_only=True)
+class Throttle:
+    """Window and pace, told of answers together."""
+
+    window: Window
+    pace: Pace
+    most_open: float = 0.0
+    _answer_s: float = 0.0
+    _streak: int = 0
+    _refused_at_s: float = -1.0
+    _blames_rate: bool = False
+
+    def __post_init__(self) -> None:
+        # The smallest account is refused at the third submission: who knows nothing begins with one after the other.
+        self.most_open = 1.0 if self.window.is_unknown else float(LEAST_OPEN_POSTS)
+
+    def may_open(self, open_posts: int) -> bool:
+        """Return whether another POST may be open: one, then twice as many with each round, few while refused."""
+        return open_posts < (1 if self._streak > 1 else int(self.most_open))
+
+    def accepted(self, images: int, *, sent_at_s: float, now_s: float) -> None:
+        """Take in an accepted submission."""
+        self._streak = 0
+        self._answer_s += 0.1 * (now_s - sent_at_s - self._answer_s)
+        most = max(LEAST_OPEN_POSTS, min(MOST_OPEN_POSTS, _STARTS_PER_S * self._answer_s))
+        self.most_open = min(most, self.most_open + 1 / 3)
+        self.window.accepted(sent_at_s=sent_at_s)
+        self.pace.accepted(images, now_s=now_s)
+
+    def refused(self, fault: Fault, *, sent_at_s: float, now_s: float) -> None:
+        """Take in a 429; the refused submission is still counted in flight."""
+        if sent_at_s > self._refused_at_s:
+            self._streak += 1
+            self._refused_at_s = now_s
+        limit = limit_named_in(fault.message)
+        if limit is None:
+            if self._streak >= _NOT_THE_NUMBER and not self._blames_rate:
+                self.window.forgive()
+                self._blames_rate = True
+            if self.window.in_flight <= 1:  # it holds none of ours
+                self.window.forgive()
+                limit = "rate"
+            else:
+                limit = "rate" if self._blames_rate else "slots"
+        if limit == "rate":
+            self.pace.refused(fault, sent_at_s=sent_at_s, now_s=now_s)
+            return
+        self.window.refused(sent_at_s=sent_at_s, now_s=now_s, has_advice=fault.retry_after_s is not None)
+        if fault.retry_after_s is not None:
+            self.pace.hold(max(0.5, fault.retry_after_s), now_s=now_s)
+        elif self._streak > 1 or self.window.in_flight <= 1:
+            # The end of one of ours would make room; where that isn't so, only time can tell.
+            self.pace.hold(min(60.0, 0.25 * 2.0 ** min(self._streak, 32)), now_s=now_s)
