@@ -188,12 +188,14 @@ class Window:
         self._wait_s = beyond_s if self._wait_s is None else min(beyond_s, self._wait_s)
         plain_s, queued_s = worked_s + self._wait_s, beyond_s - self._wait_s
         share = _IN_A_QUEUE if is_told else _IN_A_QUEUE_UNTOLD
+        if 2 * cohort.in_flight < self.size:
+            return  # something else binds
         if queued_s > max(share * plain_s, _SLIGHT_S):
             if self.found_by is None:
                 self.found_by = "a queue"
             self._seen_good = 0.0
             # What waited for the end of an outage looks like a queue too: never less than half.
-            enough = max(self.size / 2, (1 + share) * plain_s / latency_s * cohort.in_flight)
+            enough = max(AUTO_START, self.size / 2, (1 + share) * plain_s / latency_s * cohort.in_flight)
             if is_told and enough < 0.75 * self.size and self._shrunk_from is None:
                 if enough < 0.8 * cohort.in_flight:
                     better_s = latency_s * (1 - enough / cohort.in_flight)
@@ -204,7 +206,7 @@ class Window:
         if self.found_by == "a queue" and self._is_in_use():
             if queued_s < 0.05 * plain_s:
                 self.found_by = None  # the queue is gone
-            elif queued_s < share / 2 * plain_s:
+            elif queued_s < 0.7 * share * plain_s:
                 self._resize(1.05 * self.size)
 
     def _check_shrinking(self, beyond_s: float, told_s: float) -> None:
