@@ -104,11 +104,11 @@ class Pace:
             since_s = self.next_at_s if 0 <= now_s - self.next_at_s <= _LATE_S else max(now_s, self.next_at_s)
             self.next_at_s = since_s + images / rate
 
-    def accepted(self, images: int, *, now_s: float) -> None:
-        """Take in that so many images were accepted: past refusals are over."""
+    def accepted(self, images: int, *, sent_at_s: float, now_s: float) -> None:
+        """Take in that so many images were accepted: refusals of what left before are over."""
         if self._since_s is None:
             self._since_s = now_s
-        if self.refusals:
+        if self.refusals and sent_at_s > self._refused_at_s:
             self.refusals = 0
             self._paused_s += max(0.0, now_s - self._streak_from_s - _COUNTED_PAUSE_S)
             used_up = max(self._left_over, self._used_up // 2)

@@ -61,7 +61,7 @@ class Throttle:
         most = max(LEAST_OPEN_POSTS, min(MOST_OPEN_POSTS, _STARTS_PER_S * self._answer_s))
         self.most_open = min(most, self.most_open + 1 / 3)
         self.window.accepted(sent_at_s=sent_at_s)
-        self.pace.accepted(images, now_s=now_s)
+        self.pace.accepted(images, sent_at_s=sent_at_s, now_s=now_s)
 
     def refused(self, fault: Fault, *, sent_at_s: float, now_s: float) -> None:
         """Take in a 429; the refused submission is still counted in flight."""

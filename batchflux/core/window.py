@@ -4,8 +4,8 @@ Plain arithmetic on (state, now). Nothing is known at the start: the window grow
 service refuses, or until more in flight only wait longer. From then on it keeps to what was found by small steps:
 
 - Where the service refuses, each refusal takes a step back and each acceptance a small part of one forward, so that
-  the window rests where a small share is refused; no sawtooth, and a limit that was raised is followed faster and faster.
-- Where it queues, a third more than it works on are kept in flight: that hides the way there and back, and our noticing.
+  the window rests where a small share is refused: no sawtooth, and a limit that was raised is followed ever faster.
+- Where it queues, a third more than it works on are kept in flight: that hides the way there and back, and our looks.
 """
 
 from collections import deque

@@ -10,7 +10,7 @@ import json
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import assert_never
 
@@ -97,6 +97,8 @@ class Engine:
     resubmits_unknown: bool = False
     ids_before: Iterable[str] = ()
 
+    _start_worker: Callable[[], asyncio.Task[None]] = field(init=False)
+
     def __post_init__(self) -> None:
         pace = PollPace()
         self.books: defaultdict[str, LatencyBook] = defaultdict(lambda: LatencyBook(pace))
@@ -121,7 +123,7 @@ class Engine:
         self._known_ids: dict[str, None] = {}
         for prediction_id in self.ids_before:
             self._remember(prediction_id)
-        self._workers: set[asyncio.Task[None]] = set()
+        self._workers: list[asyncio.Task[None]] = []
         self._driving = 0
         self._alike: tuple[str, int] = ("", 0)
         self._failure: BatchfluxError | None = None
@@ -142,10 +144,8 @@ class Engine:
                 attendants = [group.create_task(self._guard(attendant)) for attendant in attend]
                 fetch = self.downloads.fetchers() if self.downloads is not None else []
                 fetchers = [group.create_task(self._guard(fetcher)) for fetcher in fetch]
-                self._start_worker = lambda: self._workers.add(
-                    group.create_task(self._guard(partial(self._work, source)))
-                )
-                self._start_worker()
+                self._start_worker = lambda: group.create_task(self._guard(partial(self._work, source)))
+                self._workers.append(self._start_worker())
                 while at_work := {worker for worker in self._workers if not worker.done()}:
                     await asyncio.wait(at_work)
                 if self.downloads is not None:
@@ -204,7 +204,7 @@ class Engine:
         """Drive a cell while another worker stands ready for the next one: as many are started as are needed."""
         self._driving += 1
         if self._driving == len(self._workers) < self.most_workers:
-            self._start_worker()
+            self._workers.append(self._start_worker())
         try:
             await self._drive(item, admitted=admitted)
         finally:

@@ -10,6 +10,7 @@ import random
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import count
 from typing import Literal, TypeAlias
 
@@ -166,7 +167,7 @@ def simulate(
             throttle.pace.spend(1, now_s=now_s)
             run.open_posts += 1
             run.left -= 1
-            at(now_s + way_s, lambda then_s, sent_at_s=now_s: arrive(run, sent_at_s, then_s), None)
+            at(now_s + way_s, partial(arrive, run, now_s), None)
 
     def arrive(run: Run, sent_at_s: float, now_s: float) -> None:
         made = account.submit(now_s)
@@ -216,7 +217,7 @@ def simulate(
     for run in runs:
         at(run.from_s, lambda _: None, run)
     for when_s, change in (changes or {}).items():
-        at(when_s, lambda _, change=change: change(), None)
+        at(when_s, partial(_ignoring_time, change), None)
     at(0.0, tick, None)
     while events:
         now_s, _, what, concerned = heapq.heappop(events)
@@ -225,6 +226,10 @@ def simulate(
         what(now_s)
         if concerned is not None and now_s >= concerned.from_s:
             send(concerned, now_s)
+
+
+def _ignoring_time(change: Callable[[], None], now_s: float) -> None:
+    change()
 
 
 def ideal_s(works: list[float], *, slots: int) -> float:

@@ -52,7 +52,7 @@ def test_nothing_holds_back_before_the_first_refusal() -> None:
     pace = Pace(images_per_s=None)
     for number in range(1000):
         pace.spend(1, now_s=5.0)
-        pace.accepted(1, now_s=5.0 + number / 1000)
+        pace.accepted(1, sent_at_s=5.0, now_s=5.0 + number / 1000)
     assert pace.ready_at_s() <= 5.0
     assert pace.rate_per_s() is None
 
@@ -100,7 +100,7 @@ def test_an_hour_of_429_is_asked_about_once_a_minute() -> None:
 def test_a_rate_is_not_learned_from_an_empty_minute() -> None:
     """One image was accepted long ago and the next is refused: that says nothing about a rate of 8 a second."""
     pace = Pace(images_per_s=None, learned_per_s=8.0, trust=500.0, is_minute=True)
-    pace.accepted(1, now_s=0.0)
+    pace.accepted(1, sent_at_s=-0.1, now_s=0.0)
     pace.refused(SLOW, sent_at_s=200.0, now_s=200.1)
     assert pace.learned_per_s == 8.0
 
@@ -109,7 +109,7 @@ def test_a_stated_rate_stays_a_cap() -> None:
     """However long nothing is refused, what was learned never passes what the spec says."""
     pace = Pace(images_per_s=2.0, learned_per_s=1.0)
     for number in range(1000):
-        pace.accepted(1, now_s=float(number))
+        pace.accepted(1, sent_at_s=number - 0.1, now_s=float(number))
     assert pace.rate_per_s() == 2.0
 
 
@@ -122,7 +122,7 @@ def test_no_sequence_of_answers_stops_it_for_good(steps: list[tuple[str, float]]
         pace.spend(1, now_s=now_s)
         match step:
             case "accept":
-                pace.accepted(1, now_s=now_s)
+                pace.accepted(1, sent_at_s=now_s - 0.1, now_s=now_s)
             case "refuse":
                 pace.refused(SLOW, sent_at_s=now_s, now_s=now_s)
             case _:

@@ -1,4 +1,4 @@
-"""How many may be in flight: growth by what is completed, small steps at a refusing service, a short queue at another."""
+"""How many may be in flight: growth by what is completed, small steps where it is refused, bounds whatever happens."""
 
 import pytest
 from hypothesis import given
