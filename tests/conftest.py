@@ -1,7 +1,10 @@
-"""For all tests: one key, which nothing that they write may hold; and real signals, whatever started the tests."""
+"""For all tests: one key, which nothing that they write may hold; real signals; the user's own state untouched."""
 
+import atexit
 import os
+import shutil
 import signal
+import tempfile
 from collections.abc import Generator
 from pathlib import Path
 
@@ -22,6 +25,9 @@ for _number, _usual in (
 ):
     if signal.getsignal(_number) is signal.SIG_IGN:
         signal.signal(_number, _usual)
+
+os.environ["XDG_STATE_HOME"] = tempfile.mkdtemp(prefix="batchflux-state-")
+atexit.register(shutil.rmtree, os.environ["XDG_STATE_HOME"], ignore_errors=True)
 
 _SEARCHED = pytest.StashKey[set[Path]]()
 

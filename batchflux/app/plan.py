@@ -17,6 +17,7 @@ from batchflux.core.model import CellStatus, JsonValue
 from batchflux.core.pricing import PriceList
 from batchflux.core.progress import EXCLUDED, STATUS_CODES
 from batchflux.engine.observers import duration
+from batchflux.io.limitsfile import read_limits
 
 __all__ = ["LEVELS", "Comparison", "Plan", "compare", "make_plan", "price_of_cells"]
 
@@ -57,6 +58,7 @@ class Plan:
     repeated_usd: float | None
     first_requests: list[dict[str, JsonValue]]
     warnings: list[str] = field(default_factory=list)
+    limit: str | None = None
 
     def as_json(self) -> str:
         """Return the plan as one JSON object."""
@@ -78,6 +80,8 @@ class Plan:
             )
         if self.images:
             times = "; ".join(f"{level} {duration(hours * 3600)}" for level, hours in self.hours.items())
+            if self.limit is not None:
+                pairs.append(("limit", self.limit))
             pairs += [("time at least", times), ("disk", f"about {_size(self.disk_bytes)}")]
         return [*pairs, ("run directory", shown_path(Path(self.run_dir)))]
 
@@ -140,6 +144,7 @@ def make_plan(job: Job, *, prices: PriceList | None = None, known: Known | None 
         prices = PriceList(an_image={model: price for model, price in listed.items() if price is not None})
     to_pay, images, cost = price_of_cells(job, known, prices)
     counts = np.bincount(known.statuses, minlength=EXCLUDED + 1)
+    limits = read_limits(job.run_dir)
     repeated = grid.repeated()
     costs_known = all(model in prices.an_image for model in spec.models)
     again = int(prices.of_many(repeated, job.shapes).sum())
@@ -170,6 +175,7 @@ def make_plan(job: Job, *, prices: PriceList | None = None, known: Known | None 
         repeated_usd=again / 1e6 if costs_known else None,
         first_requests=_first_requests(job, known),
         warnings=[*job.warnings, *_warnings(job, hours)],
+        limit=limits.binds if limits is not None else None,
     )
 
 

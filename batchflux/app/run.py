@@ -13,6 +13,7 @@ from pathlib import Path
 
 from batchflux.app.job import Job
 from batchflux.app.keys import key_for
+from batchflux.app.limits import neighbours_of
 from batchflux.app.plan import Plan
 from batchflux.app.preflight import Preflight
 from batchflux.app.prepare import Ask, MakeObserver, Question, RunOptions, Session, prepare, resubmits
@@ -101,6 +102,7 @@ async def run_async(
         known = await _read_known(job, identity, options)
         proxy = None if is_sandbox else job.spec.api.proxy
         ca_file = Path(job.spec.api.ca_file) if job.spec.api.ca_file else None
+        neighbours = stack.enter_context(neighbours_of(key, base_url, is_rehearsal=is_sandbox))
         async with Client(key, proxy=proxy, ca_file=ca_file) as client:
             session = await prepare(job, options, known, client, base_url, ask=ask, on_plan=on_plan)
             job = freeze_job(job)
@@ -109,7 +111,17 @@ async def run_async(
                     await _look_up_lost(job, options, known, client, sink, session=session, on_notice=on_notice)
                     known = await _read_known(job, identity, options)
                     session.take_over(known)
-                stop = await spend(job, options, known, client, sink, session=session, observe=observe, bell=bell)
+                stop = await spend(
+                    job,
+                    options,
+                    known,
+                    client,
+                    sink,
+                    session=session,
+                    neighbours=neighbours,
+                    observe=observe,
+                    bell=bell,
+                )
         # Still under the lock: a run that begins now must not have its manifest replaced by this one's.
         if sink.has_recorded or options.retry_failed:
             known = await asyncio.to_thread(read_known, job.grid, job.run_dir, identity)

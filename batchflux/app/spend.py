@@ -9,6 +9,7 @@ from itertools import chain, islice
 import numpy as np
 
 from batchflux.app.job import Job
+from batchflux.app.limits import LimitsKeeper
 from batchflux.app.prepare import LEAST_FREE_BYTES, MakeObserver, RunOptions, Session, resubmits
 from batchflux.app.publish import publish_results
 from batchflux.app.resume import Known
@@ -27,6 +28,7 @@ from batchflux.engine.ports import Observer, StopReason
 from batchflux.io.checkpoint import CheckpointWriter
 from batchflux.io.client import Client
 from batchflux.io.downloads import Downloader
+from batchflux.io.neighbours import Neighbours
 from batchflux.io.runlog import RunLog, log_level
 from batchflux.io.storage import free_bytes
 
@@ -46,6 +48,7 @@ async def spend(
     sink: CheckpointWriter,
     *,
     session: Session,
+    neighbours: Neighbours,
     observe: MakeObserver | None,
     bell: Bell | None,
 ) -> StopReason | None:
@@ -68,6 +71,8 @@ async def spend(
         max_cells=options.limit,
         until_s=None if options.until_at_s is None else loop.time() + options.until_at_s - time.time(),
     )
+    limits = LimitsKeeper(run_dir=job.run_dir, admission=admission, progress=progress, neighbours=neighbours)
+    limits.begin()
     async with Downloader(
         job.run_dir, allow_loopback=session.is_loopback, proxy=client.proxy, tls=client.tls
     ) as downloader:
@@ -108,7 +113,9 @@ async def spend(
             price_of=lambda work: session.prices.of(work.cell, job.shapes),
             wall_ms=wall_ms,
             dice=dice,
-            pulse=_pulse(job, sink, progress, observer, admission, known=known, base_url=session.base_url),
+            pulse=_pulse(
+                job, sink, progress, observer, admission, known=known, limits=limits, base_url=session.base_url
+            ),
         )
         admission.expected_s = engine.expected_s
         observer.note("start", cells=progress.n_cells, pending=progress.counts[CellStatus.PENDING])
@@ -123,6 +130,7 @@ async def spend(
                 raise RunInterrupted(name=signals.hurried_by.name, number=signals.hurried_by) from None
             finally:
                 progress.in_flight = admission.window.in_flight
+                limits.remember()
                 observer.tick(progress)
                 observer.note("stop", **{str(status): count for status, count in progress.counts.items()})
                 if seen is not None:
@@ -139,6 +147,7 @@ def _pulse(
     admission: Admission,
     *,
     known: Known,
+    limits: LimitsKeeper,
     base_url: str,
 ) -> Callable[[], Awaitable[None]]:
     """Return what is done once a second while a run is at work: seal, look at the disk, show, refresh the manifest."""
@@ -149,6 +158,9 @@ def _pulse(
         now_s = loop.time()
         await sink.seal_if_due(now_s)
         observer.tick(progress)
+        limits.exchange()
+        if limits.is_due(now_s):
+            await asyncio.to_thread(limits.remember)
         if now_s >= due["disk"]:
             due["disk"] = now_s + _DISK_EVERY_S
             free = free_bytes(job.run_dir)

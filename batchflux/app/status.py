@@ -21,6 +21,7 @@ from batchflux.core.budget import usd
 from batchflux.core.model import CellStatus
 from batchflux.core.progress import STATUS_CODES
 from batchflux.engine.observers import duration
+from batchflux.io.limitsfile import read_limits
 from batchflux.io.lock import is_run_at_work
 
 __all__ = ["Status", "failed_cells", "read_status"]
@@ -30,7 +31,10 @@ _RATE_OVER_S = 300
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Status:
-    """How a run stands now; `rate_per_min` and `eta_s` are None where nothing was completed lately."""
+    """How a run stands now; `rate_per_min` and `eta_s` are None where nothing was completed lately.
+
+    `limit` is what the run learned to hold it back, None where it met nothing.
+    """
 
     name: str
     run_dir: Path
@@ -39,6 +43,7 @@ class Status:
     rate_per_min: float | None
     eta_s: float | None
     newest_at: str | None
+    limit: str | None
     is_rehearsal: bool = False
 
     def as_json(self) -> str:
@@ -51,6 +56,7 @@ class Status:
             "eta_s": self.eta_s,
             "newest_at": self.newest_at,
             "rehearsal": self.is_rehearsal,
+            "limit": self.limit,
         }
         return json.dumps({**asdict(self.standing), **rest}, ensure_ascii=False)
 
@@ -68,6 +74,8 @@ class Status:
         if self.rate_per_min is not None:
             left = f", about {duration(self.eta_s)} left" if self.eta_s is not None else ""
             text.append(f"  {self.rate_per_min:,.1f} cells a minute over the last five minutes{left}")
+        if self.limit is not None:
+            text.append(f"  limit: {self.limit}")
         return "\n".join([*text, *words_on(standing)])
 
 
@@ -87,6 +95,7 @@ def read_status(run_dir: Path) -> tuple[Status, Job, Known]:
         rate = tally.completed_since / max(1.0, now_s - tally.first_since_ms / 1000) * 60
     left = standing.pending + standing.submitted
     is_at_work = is_run_at_work(run_dir)
+    limits = read_limits(run_dir)
     newest_ms = known.pace.newest_at_ms
     status = Status(
         name=job.name,
@@ -96,6 +105,7 @@ def read_status(run_dir: Path) -> tuple[Status, Job, Known]:
         rate_per_min=rate,
         eta_s=left / rate * 60 if is_at_work and rate and left else None,
         newest_at=None if newest_ms is None else datetime.fromtimestamp(newest_ms / 1000, UTC).isoformat(),
+        limit=limits.binds if limits is not None else None,
         is_rehearsal=is_rehearsal(run_dir),
     )
     return status, job, known

@@ -93,6 +93,14 @@ class Pace:
         learned = self.learned_per_s * (_BELOW + (self._beyond / max(_FEW, self.trust)) ** 3)
         return learned if self.images_per_s is None else min(learned, self.images_per_s)
 
+    def begin_with(self, rate_per_s: float, *, trust: float = 0.0) -> None:
+        """Start from what others learned of the account, by default with the least trust."""
+        self.learned_per_s, self.trust, self._beyond = rate_per_s, trust, 0
+
+    def move_to(self, rate_per_s: float) -> None:
+        """Take another rate for what was learned; how much it was measured by stays."""
+        self.learned_per_s = rate_per_s
+
     def ready_at_s(self) -> float:
         """Return the moment from which on a submission may leave."""
         return max(self.next_at_s, self.paused_until_s)

@@ -12,7 +12,7 @@ from collections import deque
 from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
-__all__ = ["AUTO_MOST", "AUTO_START", "Window"]
+__all__ = ["AUTO_MOST", "AUTO_START", "FoundBy", "Window"]
 
 # Enough to see all slots of a small account at once; a queue of so many is short even at two images a minute.
 AUTO_START = 32
@@ -94,6 +94,15 @@ class Window:
     def ended(self) -> None:
         """Count one less."""
         self.in_flight -= 1
+
+    def begin_with(self, size: float, *, found_by: FoundBy) -> None:
+        """Start from what others learned of the account."""
+        self.found_by, self.is_unknown = found_by, False
+        self._resize(size)
+
+    def move_to(self, size: float) -> None:
+        """Take another size, however it came about."""
+        self._resize(size)
 
     def _is_in_use(self) -> bool:
         # Half full: of answers that come together the first widens it, and the others find it not yet refilled.

@@ -6,6 +6,7 @@ kept one can be taken for theirs; queries share kept connections. Redirects, coo
 of requests to the API's own origin.
 """
 
+import hashlib
 import os
 import ssl
 import traceback
@@ -65,6 +66,11 @@ class ApiKey:
     def header(self) -> dict[str, str]:
         """Return the Authorization header."""
         return {"Authorization": _Bearer(f"Bearer {self._value}")}
+
+    def account_name(self, origin: str) -> str:
+        """Return a name for the account that this key is of at a service, from which neither can be had back."""
+        key = hashlib.blake2b(self._value.encode(), digest_size=32).digest()
+        return hashlib.blake2b(origin.encode(), key=key, digest_size=16, person=b"batchflux").hexdigest()
 
     def blot_out(self, text: str) -> str:
         """Return text that came from outside without the key, should it have been echoed."""
