@@ -7,7 +7,7 @@ older it is, and from the first answers on the run learns for itself.
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, TypeGuard
+from typing import Any
 
 from batchflux.core.throttle import Throttle
 from batchflux.core.window import FoundBy
@@ -62,7 +62,9 @@ def parse_learned(found: Any) -> Learned | None:
         return None
     slots, rate, at_ms = found.get("slots"), found.get("images_per_s"), found.get("at_ms")
     found_by, in_flight = found.get("found_by"), found.get("in_flight")
-    if found_by not in (None, "refusals", "a queue") or not _is_count(at_ms) or not _is_count(in_flight):
+    if found_by not in (None, "refusals", "a queue"):
+        return None
+    if not isinstance(at_ms, int) or not isinstance(in_flight, int) or not 0 <= at_ms < 1 << 53:
         return None
     if not all(each is None or _is_amount(each) for each in (slots, rate)):
         return None
@@ -74,10 +76,6 @@ def parse_learned(found: Any) -> Learned | None:
         in_flight=in_flight,
         is_hungry=found.get("is_hungry") is True,
     )
-
-
-def _is_count(value: Any) -> TypeGuard[int]:
-    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 1 << 53
 
 
 def _is_amount(value: Any) -> bool:
@@ -107,7 +105,7 @@ def recall(throttle: Throttle, remembered: Learned, *, now_ms: int) -> None:
     if remembered.slots is not None:
         throttle.window.begin_with(part * remembered.slots, found_by=remembered.found_by)
     if remembered.images_per_s is not None:
-        throttle.pace.begin_with(part * remembered.images_per_s)
+        throttle.pace.begin_with(part * remembered.images_per_s, trust=part * 60 * remembered.images_per_s)
 
 
 def share(throttle: Throttle, others: Sequence[Learned], gone: Sequence[Learned] = ()) -> None:

@@ -83,6 +83,7 @@ class Pace:
     _since_s: float | None = None
     _beyond: int = 0  # images accepted although the measured rate was fully used
     _refused_at_s: float = -1.0
+    _learned_at_s: float | None = None  # for the first time
     _streak_from_s: float = 0.0
     _paused_s: float = 0.0
 
@@ -164,6 +165,8 @@ class Pace:
             self._learn(self._used_up / _MINUTE_S, images=self._since, is_minute=True, now_s=now_s)
         elif span_s >= _NEARLY_S:
             self._learn(self._since / span_s, images=self._since, is_minute=True, now_s=now_s)
+        elif self._is_mature(now_s) and not self.is_minute and self._since < 0.25 * self._used_up:
+            self._learn(self._used_up / _MINUTE_S, images=self._since, is_minute=True, now_s=now_s)
         elif self.is_minute and self.learned_per_s is not None and self._since < 0.1 * self.trust:
             # Too few to measure by, and the minute isn't used up: the rate is less than was thought.
             self.learned_per_s, self._beyond = 0.95 * self.learned_per_s, 0
@@ -175,10 +178,16 @@ class Pace:
                 measured = max(measured, 0.95 * pace)
             self._learn(measured, images=self._since, is_minute=False, now_s=now_s)
 
+    def _is_mature(self, now_s: float) -> bool:
+        """Return whether a rate has held things back for a whole minute."""
+        return self._learned_at_s is not None and now_s - self._learned_at_s >= _MINUTE_S
+
     def _learn(self, rate_per_s: float, *, images: int, is_minute: bool, now_s: float) -> None:
         agrees = self.learned_per_s is not None and 0.9 < rate_per_s / self.learned_per_s < 1.1
         self.trust = min(2 * _MINUTE_S * rate_per_s, images + (self.trust if agrees else 0.0), float(_MANY))
         was_minute = self.is_minute
+        if self._learned_at_s is None:
+            self._learned_at_s = now_s
         self.is_minute = is_minute or (agrees and self.is_minute)
         # What was accepted may be little because little was sent: one event takes no more than half of a good measure.
         self.learned_per_s = max(rate_per_s, (self.learned_per_s or 0.0) / 2) if was_minute else rate_per_s
