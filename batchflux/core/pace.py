@@ -184,7 +184,7 @@ class Pace:
 
     def _learn(self, rate_per_s: float, *, images: int, is_minute: bool, now_s: float) -> None:
         agrees = self.learned_per_s is not None and 0.9 < rate_per_s / self.learned_per_s < 1.1
-        self.trust = min(2 * _MINUTE_S * rate_per_s, images + (self.trust if agrees else 0.0), float(_MANY))
+        self.trust = min(2 * _MINUTE_S * rate_per_s, max(images + self.trust * agrees, self.trust / 2), float(_MANY))
         was_minute = self.is_minute
         if self._learned_at_s is None:
             self._learned_at_s = now_s
