@@ -1,0 +1,46 @@
+"""The benchmarks' command: that it runs, measures something and writes it down. Nothing here is timed."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+from tests.benchmarks.plot import Bars, bar_chart
+
+ROOT = Path(__file__).parents[1]
+
+
+def _run(command: list[str]) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=150, check=False)
+
+
+def test_the_command_measures_and_writes_its_figures(tmp_path: Path) -> None:
+    """At a tiny scale, two benchmarks print their rows and leave figures with machine and versions."""
+    command = [sys.executable, "-m", "tests.benchmarks", "throughput", "checkpoint", "--scale", "0.002"]
+    done = _run([*command, "--results", str(tmp_path)])
+    assert done.returncode == 0, done.stderr
+    assert "== throughput" in done.stdout
+    for name in ("throughput", "checkpoint"):
+        found = json.loads((tmp_path / f"{name}.json").read_text())
+        assert found["benchmark"] == name
+        assert found["cores"] >= 1
+        assert "aiohttp" in found["packages"]
+        assert all(row["value"] > 0 for row in found["rows"])
+    ratios = [row["ratio"] for row in json.loads((tmp_path / "throughput.json").read_text())["rows"]]
+    assert all(ratio > 0 for ratio in ratios)
+
+
+def test_a_name_that_is_none_is_refused() -> None:
+    """A benchmark that doesn't exist ends the command with 2, naming those that do."""
+    command = [sys.executable, "-m", "tests.benchmarks", "trougput"]
+    done = _run(command)
+    assert done.returncode == 2
+    assert "throughput" in done.stderr
+
+
+def test_bars_are_as_long_as_their_figures() -> None:
+    """In the chart the longest figure fills the room and the others have their share of it."""
+    text = bar_chart(Bars(title="a & b", unit="cells/s", groups={"1": {"x": 100.0, "y": 25.0}}))
+    assert "a &amp; b" in text
+    assert 'width="520.0"' in text
+    assert 'width="130.0"' in text
