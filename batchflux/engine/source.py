@@ -54,9 +54,10 @@ class WorkSource:
         return None if is_stopping else next(self._work, None)
 
     def finished(self) -> None:
-        """Count a cell as let go of."""
+        """Count a cell as let go of; only the last one changes the answer for those who wait."""
         self._busy -= 1
-        self.wake()
+        if self._busy == 0:
+            self.wake()
 
     def give_back(self, item: Work) -> None:
         """Take in a cell whose lost submission was resolved: adopted, or pending again."""
