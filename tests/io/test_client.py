@@ -149,6 +149,18 @@ def test_tls_to_a_plain_server_is_not_sent() -> None:
     asyncio.run(scene())
 
 
+def test_a_query_never_claims_that_it_was_not_sent() -> None:
+    """Only submissions are watched as they leave; of a query that certainty is not claimed."""
+
+    async def scene() -> None:
+        async with Client(ApiKey(CANARY)) as client:
+            found = await client.send(get(f"http://127.0.0.1:{closed_port()}"))
+        assert isinstance(found, TransportFault)
+        assert found.sent is True
+
+    asyncio.run(scene())
+
+
 # ---------------------------------------------------------------------------------------------------- unanswered
 
 
