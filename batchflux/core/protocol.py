@@ -231,7 +231,8 @@ def decipher_list(answer: HttpAnswer | TransportFault, name: str) -> list[Any] |
     """Return the list that an answer's `data` holds under a name, or why there is none."""
     if isinstance(answer, TransportFault):
         return Fault(kind="network", message=clip(answer.message))
-    fault = _query_fault(answer)
+    envelope = parse_object(answer.body)
+    fault = _query_fault(answer, envelope)
     if fault is not None:
         return fault
     data = ok_data(answer)
@@ -255,10 +256,10 @@ def decipher_result(answer: HttpAnswer | TransportFault, prediction_id: str) -> 
     """Return the prediction asked for, or why this answer doesn't tell of it; a Fault here ends no cell by itself."""
     if isinstance(answer, TransportFault):
         return Fault(kind="network", message=clip(answer.message))
-    fault = _query_fault(answer)
+    envelope = parse_object(answer.body)
+    fault = _query_fault(answer, envelope)
     if fault is not None:
         return fault
-    envelope = parse_object(answer.body)
     data = envelope.get("data") if envelope is not None else None
     prediction = _prediction(data) if isinstance(data, dict) else None
     if prediction is None:
@@ -268,12 +269,11 @@ def decipher_result(answer: HttpAnswer | TransportFault, prediction_id: str) -> 
     return prediction
 
 
-def _query_fault(answer: HttpAnswer) -> Fault | None:
+def _query_fault(answer: HttpAnswer, envelope: Mapping[str, Any] | None) -> Fault | None:
     """Return why an answer to a query tells nothing, by HTTP status and by the envelope's code; None where it may.
 
     A page that refuses the key or knows no prediction is a gateway's: only the service's own words end a run or a cell.
     """
-    envelope = parse_object(answer.body)
     code = envelope.get("code") if envelope is not None else None
     status = answer.status if answer.status != 200 or not isinstance(code, int) else code
     if status != 200:
