@@ -12,6 +12,7 @@ other cell. Its rules:
 
 from collections.abc import Generator
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Literal, TypeAlias, assert_never
 
 from batchflux.core.model import Cell, CellStatus, Fact, FactKind, Fault, Prediction
@@ -209,12 +210,11 @@ class _AfterSubmission:
 
 def _after_submission(intent: Fact, event: Answered, *, state: CellState, rules: FlowRules) -> _AfterSubmission:
     """Say what an answer to a submission means for the cell."""
-    bare = replace(intent, at_ms=event.at_ms, prompt_id=None, model=None, body=None, price_micro_usd=None)
+    bare = partial(replace, intent, at_ms=event.at_ms, prompt_id=None, model=None, body=None, price_micro_usd=None)
     price = rules.price_micro_usd
     match event.answer:
         case NotSent(fault=fault) | Rejected(fault=fault, concerns="moment" | "job"):
-            fact = replace(
-                bare,
+            fact = bare(
                 kind=FactKind.RELEASED,
                 status=CellStatus.PENDING,
                 cost_micro_usd=state.cost_micro_usd,
@@ -224,8 +224,7 @@ def _after_submission(intent: Fact, event: Answered, *, state: CellState, rules:
             ends = isinstance(event.answer, Rejected) and event.answer.concerns == "job"
             return _AfterSubmission(fact=fact, next="end" if ends else "again", state=state, frees_micro_usd=price)
         case Rejected(fault=fault):
-            fact = replace(
-                bare,
+            fact = bare(
                 kind=FactKind.OUTCOME,
                 status=CellStatus.FAILED,
                 cost_micro_usd=state.cost_micro_usd,
@@ -235,8 +234,7 @@ def _after_submission(intent: Fact, event: Answered, *, state: CellState, rules:
             )
             return _AfterSubmission(fact=fact, next="end", state=state, frees_micro_usd=price)
         case Unanswered(fault=fault):
-            fact = replace(
-                bare,
+            fact = bare(
                 kind=FactKind.UNANSWERED,
                 submitted_at_ms=event.sent_at_ms,
                 error_kind=fault.kind,
@@ -252,8 +250,7 @@ def _after_submission(intent: Fact, event: Answered, *, state: CellState, rules:
                 submitted_at_ms=event.sent_at_ms,
                 created_at_ms=prediction.created_at_ms,
             )
-            fact = replace(
-                bare,
+            fact = bare(
                 kind=FactKind.ACCEPTED,
                 status=CellStatus.SUBMITTED,
                 attempts=after.attempts,
@@ -372,9 +369,11 @@ def _finish(
     """Turn a final prediction into the cell's outcome."""
     submitted_at_ms = state.submitted_at_ms
     latency_ms = None if submitted_at_ms is None else max(0, event.at_ms - submitted_at_ms)
+    fault = final_fault(prediction)
     fact = replace(
         fact,
         at_ms=event.at_ms,
+        status=CellStatus.COMPLETED if fault is None else CellStatus.FAILED,
         completed_at_ms=event.at_ms,
         latency_ms=latency_ms,
         created_at_ms=prediction.created_at_ms or state.created_at_ms,
@@ -383,10 +382,9 @@ def _finish(
         has_nsfw_contents=prediction.has_nsfw_contents,
         warnings=_warnings(cell, prediction),
     )
-    fault = final_fault(prediction)
     if fault is None:
-        return _Watched(fact=replace(fact, status=CellStatus.COMPLETED))
-    failed = replace(fact, status=CellStatus.FAILED, error_kind=fault.kind, error=_with_code(fault))
+        return _Watched(fact=fact)
+    failed = replace(fact, error_kind=fault.kind, error=_with_code(fault))
     if not is_refunded(fault):
         return _Watched(fact=failed)
     failed = replace(failed, cost_micro_usd=state.cost_micro_usd - state.price_micro_usd)

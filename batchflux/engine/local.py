@@ -251,8 +251,9 @@ class Engine:
                                 event = NoMore()
                                 continue
                         admitted = False
-                        item = replace(item, is_paid_before=False)
                         has_submitted = True
+                        if item.is_paid_before:
+                            item = replace(item, is_paid_before=False)
                         event = await self._submit(item, command, body)
                     case Poll(prediction_id=prediction_id):
                         event = await self._poll(prediction_id)
