@@ -38,7 +38,7 @@ def run(scale: float = 1.0) -> list[Row]:
 def _measure(name: str, base_url: str, cells: int) -> Speed:
     with tempfile.TemporaryDirectory(prefix="batchflux-peers-") as folder:
         if name == "batchflux":
-            return run_batchflux(base_url, cells=cells, folder=Path(folder), in_flight=512, ca=None)
+            return run_batchflux(base_url, cells=cells, folder=Path(folder), in_flight=256, ca=None)
         return run_program(name, base_url, cells=cells, folder=Path(folder), ca=None)
 
 

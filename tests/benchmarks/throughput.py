@@ -15,10 +15,10 @@ from tests.benchmarks.table import Row, compared
 
 __all__ = ["run"]
 
-_CELLS = 10_000
+_CELLS = 5_000
 _ROUNDS = 5
 # The bare loop asks at once and needs no more than 50; batchflux waits 50 ms before it asks, and so has more in flight.
-_IN_FLIGHT = 512
+_IN_FLIGHT = 256
 
 
 def run(scale: float = 1.0) -> list[Row]:
