@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 from tests.benchmarks.plot import Bars, bar_chart
+from tests.benchmarks.readme import figures, with_figures
 
 ROOT = Path(__file__).parents[1]
 
@@ -36,6 +37,12 @@ def test_a_name_that_is_none_is_refused() -> None:
     done = _run(command)
     assert done.returncode == 2
     assert "throughput" in done.stderr
+
+
+def test_the_readme_shows_the_results_as_they_are() -> None:
+    """The README's figures are those of the results' files, word for word."""
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert with_figures(text, figures(ROOT / "tests/benchmarks/results")) == text
 
 
 def test_bars_are_as_long_as_their_figures() -> None:

@@ -16,7 +16,7 @@ from tests.benchmarks.table import Row, compared
 __all__ = ["run"]
 
 _CELLS = 5_000
-_ROUNDS = 5
+_ROUNDS = 3
 # The bare loop asks at once and needs no more than 50; batchflux waits 50 ms before it asks, and so has more in flight.
 _IN_FLIGHT = 256
 
