@@ -17,6 +17,7 @@ __all__ = ["run"]
 
 _CELLS = 5_000
 _ROUNDS = 3
+_LEAST_TLS_SCALE = 0.01  # below it the command is only tried out
 # The bare loop asks at once and needs no more than 50; batchflux waits 50 ms before it asks, and so has more in flight.
 _IN_FLIGHT = 256
 
@@ -27,7 +28,7 @@ def run(scale: float = 1.0) -> list[Row]:
     with ZeroLatency() as server:
         plain = _rounds(server, cells=cells, rounds=rounds)
     rows = _rows(plain, f"on {server.name}")
-    if shutil.which("openssl"):
+    if scale >= _LEAST_TLS_SCALE and shutil.which("openssl"):
         with ZeroLatency(tls=True) as server:
             rows += _rows(_rounds(server, cells=cells // 2, rounds=rounds), f"on {server.name} with TLS")
     return rows
