@@ -11,6 +11,7 @@ import json
 import os
 import pkgutil
 import platform
+import signal
 import sys
 from dataclasses import asdict
 from datetime import UTC, datetime
@@ -35,6 +36,7 @@ def main() -> None:
     parser.add_argument("--scale", type=float, default=1.0, help="share of the full sizes; less than 1 proves nothing")
     parser.add_argument("--results", type=Path, help="where figures go; default: results/ here, and nowhere if scaled")
     given = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that servers end with it
     if unknown := set(given.names) - modules.keys():
         parser.error(f"no benchmark {', '.join(sorted(unknown))}; there are {', '.join(modules)}")
     folder = given.results or (_HERE / "results" if given.scale == 1.0 else None)
