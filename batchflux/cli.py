@@ -144,8 +144,8 @@ def run(job: Path, out: Path | None, settings: tuple[str, ...], concurrency: int
     import asyncio
 
     from batchflux.app.job import load_job
-    from batchflux.app.notify import Notifier
     from batchflux.app.run import RunOptions, run_async
+    from batchflux.io.notify import Notifier
 
     loaded = load_job(job, _overrides(settings, concurrency), out=out)
     notifier = Notifier(url=options["notify"], command=options["notify_command"], key_env=loaded.spec.api.key_env)

@@ -8,6 +8,7 @@ import pytest
 from batchflux.app.work import run_clock
 from batchflux.sandbox import FaultRule, SandboxThread
 from tests.app.test_reconciliation import config, created, run
+from tests.canary import CANARY
 
 
 @pytest.mark.fault("P12")
@@ -17,7 +18,7 @@ def test_a_clock_that_is_set_while_a_submission_is_lost(
 ) -> None:
     """It left before the clock was set and is given up after it: found all the same, and made once."""
     plain = time.time_ns
-    monkeypatch.setenv("WAVESPEED_API_KEY", "a-key-for-loopback")
+    monkeypatch.setenv("WAVESPEED_API_KEY", CANARY)
     with SandboxThread(config(FaultRule(on="submit", do="close", when="after", at=frozenset({10})))) as sandbox:
         monkeypatch.setattr(
             time, "time_ns", lambda: plain() + leap_s * 10**9 * (sandbox.stats["submissions_received"] >= 10)
@@ -41,7 +42,7 @@ def test_a_runs_clock_goes_on_evenly(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("leap_s", [-3600, 3600])
 def test_a_clock_that_is_set_between_two_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, leap_s: int) -> None:
     """What the first left unanswered is looked for where its own clock says that it was made, and found."""
-    monkeypatch.setenv("WAVESPEED_API_KEY", "a-key-for-loopback")
+    monkeypatch.setenv("WAVESPEED_API_KEY", CANARY)
     plain = time.time_ns
     rules = (
         FaultRule(on="submit", do="close", when="after", at=frozenset({10})),

@@ -22,6 +22,7 @@ from batchflux.core.protocol import (
     decipher_submit,
 )
 from batchflux.io.client import ApiKey, Client
+from tests.canary import CANARY
 from tests.core.answers import answer, prediction_data
 from tests.io.raw import RawServer, respond, say
 
@@ -50,7 +51,7 @@ async def _send_by(resolve: Resolve, request: HttpRequest) -> HttpAnswer | Trans
     """Send a submission where `resolve` stands for the system's resolver."""
     loop = asyncio.get_running_loop()
     loop.getaddrinfo = resolve  # type: ignore[method-assign,assignment]
-    async with Client(ApiKey("a-key")) as client:
+    async with Client(ApiKey(CANARY)) as client:
         return await client.send(request)
 
 
@@ -125,7 +126,7 @@ def test_a_name_that_moves_is_followed(monkeypatch: pytest.MonkeyPatch) -> None:
                 )
             except OSError:
                 pytest.skip("this system has one loopback address alone")
-            async with elsewhere, Client(ApiKey("a-key")) as client:
+            async with elsewhere, Client(ApiKey(CANARY)) as client:
                 for _ in range(2):
                     assert isinstance(decipher_submit(await client.send(_submission(_NAME, server.port))), Accepted)
                 places[:] = ["127.0.0.2"]
@@ -176,7 +177,7 @@ def test_a_connection_that_hangs_is_not_sent(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr("batchflux.io.client._POST_TIMEOUT", aiohttp.ClientTimeout(total=30, sock_connect=0.2))
 
     async def scene(port: int) -> HttpAnswer | TransportFault:
-        async with Client(ApiKey("a-key")) as client:
+        async with Client(ApiKey(CANARY)) as client:
             return await client.send(_submission("127.0.0.1", port))
 
     with _full() as port:
@@ -189,7 +190,7 @@ def test_no_file_descriptor_left_is_not_sent() -> None:
     """At the limit of open files nothing leaves; with room again the same client goes on."""
 
     async def scene() -> None:
-        async with RawServer(act=say(_GOOD)) as server, Client(ApiKey("a-key")) as client:
+        async with RawServer(act=say(_GOOD)) as server, Client(ApiKey(CANARY)) as client:
             soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
             with socket.socket() as free:
                 lowest = free.fileno()
@@ -219,7 +220,7 @@ def test_no_way_out_is_not_sent(code: int, monkeypatch: pytest.MonkeyPatch) -> N
     async def scene() -> HttpAnswer | TransportFault:
         loop = asyncio.get_running_loop()
         monkeypatch.setattr(type(loop), "sock_connect", refuse)
-        async with Client(ApiKey("a-key")) as client:
+        async with Client(ApiKey(CANARY)) as client:
             return await client.send(_submission("127.0.0.1", 9))
 
     found = asyncio.run(scene())

@@ -14,6 +14,7 @@ from batchflux.core.protocol import (
     decipher_submit,
 )
 from batchflux.io.client import ApiKey, Client
+from tests.canary import CANARY
 from tests.faults.cuts import CuttingServer, Ending, cutting
 
 _BODY = b'{"prompt":"An owl","seed":7}'
@@ -38,7 +39,7 @@ def test_cut_after_every_byte_of_the_request(ending: Ending) -> None:
     """Whatever the service has read of it, it may have understood: unanswered, and not one request more."""
 
     async def scene() -> None:
-        async with cutting() as server, Client(ApiKey("a-key")) as client:
+        async with cutting() as server, Client(ApiKey(CANARY)) as client:
             await client.send(_submission(server))
             whole = len(server.received.pop())
             assert whole > len(_BODY) + 100
@@ -59,7 +60,7 @@ def test_cut_after_every_byte_of_the_answer(answer: bytes, ending: Ending) -> No
     """Only a whole answer is one: unanswered up to the last byte but one, accepted with it."""
 
     async def scene() -> None:
-        async with cutting() as server, Client(ApiKey("a-key")) as client:
+        async with cutting() as server, Client(ApiKey(CANARY)) as client:
             for said in range(len(answer) + 1):
                 server.says, server.ending = answer[:said], ending
                 found = decipher_submit(await client.send(_submission(server)))

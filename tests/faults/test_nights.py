@@ -95,7 +95,7 @@ def test_very_many_predictions_in_flight_are_not_asked_for_at_once() -> None:
     assert scene.statuses == {"completed": cells}
     assert service.posts == []
     assert peak <= workers
-    assert service.queries.total() <= cells + 20 * workers
+    assert service.queries.total() <= cells + 25 * workers
 
 
 # ---------------------------------------------------------------------------------------------------- listings

@@ -11,6 +11,7 @@ import pytest
 
 from batchflux.core.protocol import Accepted, HttpAnswer, NotSent, TransportFault, build_submit, decipher_submit
 from batchflux.io.client import ApiKey, Client
+from tests.canary import CANARY
 from tests.core.answers import answer, prediction_data
 from tests.engine.fakes import Scene
 from tests.faults.authority import Authority
@@ -54,7 +55,7 @@ class TlsServer:
 def _submit(server: TlsServer, *, ca_file: Path | None) -> HttpAnswer | TransportFault:
     async def scene() -> HttpAnswer | TransportFault:
         asyncio.get_running_loop().set_exception_handler(lambda loop, context: None)  # the server's half of a failure
-        async with await server.start(), Client(ApiKey("a-key"), ca_file=ca_file) as client:
+        async with await server.start(), Client(ApiKey(CANARY), ca_file=ca_file) as client:
             return await client.send(build_submit(f"{server.origin}/api/v3", "a/b", b'{"prompt":"An owl"}'))
 
     return asyncio.run(scene())
@@ -112,7 +113,7 @@ def test_a_handshake_that_hangs_is_not_sent(monkeypatch: pytest.MonkeyPatch) -> 
             writer.close()
 
         server = await asyncio.start_server(hold, "127.0.0.1", 0)
-        async with server, Client(ApiKey("a-key")) as client:
+        async with server, Client(ApiKey(CANARY)) as client:
             origin = f"https://127.0.0.1:{server.sockets[0].getsockname()[1]}"
             return await client.send(build_submit(f"{origin}/api/v3", "a/b", b'{"prompt":"An owl"}'))
 
@@ -127,7 +128,7 @@ def test_a_run_whose_service_cannot_be_trusted_stops(authority: Authority) -> No
 
     async def scene() -> Scene:
         asyncio.get_running_loop().set_exception_handler(lambda loop, context: None)
-        async with await server.start(), Client(ApiKey("a-key"), ca_file=authority.certificate) as client:
+        async with await server.start(), Client(ApiKey(CANARY), ca_file=authority.certificate) as client:
             scene = Scene(cells=3, transport=client, base_url=f"{server.origin}/api/v3", patience_s=0.0)
             return await scene.play()
 

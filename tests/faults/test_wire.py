@@ -25,6 +25,7 @@ from batchflux.core.protocol import (
 from batchflux.engine.ports import Transport
 from batchflux.io.client import ApiKey, Client
 from batchflux.sandbox import FaultRule, FaultScript, Latency, RunningSandbox, SandboxConfig
+from tests.canary import CANARY
 from tests.core.answers import ID, answer, completed_data, prediction_data
 from tests.engine.fakes import Scene
 from tests.io.raw import Act, RawServer, Turn, respond, say
@@ -40,7 +41,7 @@ def _submission(origin: str) -> HttpRequest:
 
 def _send(act: Act, *, is_query: bool = False) -> HttpAnswer | TransportFault:
     async def scene() -> HttpAnswer | TransportFault:
-        async with RawServer(act=act) as server, Client(ApiKey("a-key")) as client:
+        async with RawServer(act=act) as server, Client(ApiKey(CANARY)) as client:
             request = build_result(f"{server.origin}/api/v3", ID) if is_query else _submission(server.origin)
             found = await client.send(request)
             assert len(server.turns) == 1
@@ -219,7 +220,7 @@ def test_a_kept_connection_carries_no_second_submission(unasked: bytes) -> None:
             turn.writer.close()
 
     async def scene() -> None:
-        async with RawServer(act=act) as server, Client(ApiKey("a-key")) as client:
+        async with RawServer(act=act) as server, Client(ApiKey(CANARY)) as client:
             for number in range(1, 6):
                 found = decipher_submit(await client.send(_submission(server.origin)))
                 assert isinstance(found, Accepted)
@@ -256,7 +257,7 @@ def test_a_run_over_a_thin_line(monkeypatch: pytest.MonkeyPatch) -> None:
     config = SandboxConfig(latency=Latency(median_s=0), faults=FaultScript(rules=rules))
 
     async def scene() -> None:
-        async with RunningSandbox(config) as sandbox, Client(ApiKey("a-key")) as client:
+        async with RunningSandbox(config) as sandbox, Client(ApiKey(CANARY)) as client:
             played = await _play(client, sandbox.base_url, cells=8, workers=8)
             assert played.statuses == {"completed": 8}
             assert sandbox.stats["submissions_received"] == 8
@@ -303,7 +304,7 @@ def test_swapped_answers(answers: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("batchflux.core.polling._FIRST_GUESS_S", 0.01)
 
     async def scene() -> None:
-        async with RawServer(act=_swapping(answers)) as server, Client(ApiKey("a-key")) as client:
+        async with RawServer(act=_swapping(answers)) as server, Client(ApiKey(CANARY)) as client:
             played = await _play(client, f"{server.origin}/api/v3", cells=4, workers=2)
             sent = [turn.body for turn in server.turns if b"An owl" in turn.body]
             assert len(sent) == len(set(sent)) == 4

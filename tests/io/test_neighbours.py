@@ -12,6 +12,7 @@ from batchflux.core.learned import Learned
 from batchflux.io.client import ApiKey
 from batchflux.io.limitsfile import LIMITS_FILE, read_limits, write_limits
 from batchflux.io.neighbours import Neighbours, state_folder
+from tests.canary import CANARY
 
 ONE = Learned(at_ms=1, slots=25.0, found_by="refusals", images_per_s=4.0, in_flight=20, is_hungry=True)
 TWO = Learned(at_ms=2, slots=10.0, found_by="a queue", images_per_s=None, in_flight=3, is_hungry=False)
@@ -107,10 +108,10 @@ def test_a_file_that_cannot_be_written_is_no_error(tmp_path: Path) -> None:
 
 def test_the_accounts_name_tells_nothing() -> None:
     """Neither key nor address stands in it, and another key or address has another name."""
-    name = ApiKey("sk-secret-0123456789").account_name("https://api.example/api/v3")
+    name = ApiKey(CANARY).account_name("https://api.example/api/v3")
     others = [
-        ApiKey("sk-secret-0123456788").account_name("https://api.example/api/v3"),
-        ApiKey("sk-secret-0123456789").account_name("https://api.example/api/v2"),
+        ApiKey(f"{CANARY}2").account_name("https://api.example/api/v3"),
+        ApiKey(CANARY).account_name("https://api.example/api/v2"),
     ]
     assert len(name) == 32
     assert set(name) <= set("0123456789abcdef")

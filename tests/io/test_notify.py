@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from batchflux.app.notify import Notifier
 from batchflux.core.errors import StorageError, UsageError
+from batchflux.io.notify import Notifier
 
 SUMMARY = json.dumps({"name": "owls", "completed": 3})
 
