@@ -14,6 +14,7 @@ import click
 
 import batchflux
 from batchflux.core.errors import BatchfluxError
+from batchflux.export.command import build_options, export_options, progress
 from batchflux.screen import asker, file_bar, observer, say, show_failed, show_plan, show_requests, tell, tell_json
 
 __all__ = ["main"]
@@ -271,17 +272,18 @@ def verify(run_dir: Path, account: bool, allow_hosts: tuple[str, ...], as_json: 
 # ------------------------------------------------------------------------------------------------------ the rest
 
 
-@_cli.command(short_help="Write a run's results as a table.")
+@_cli.command(short_help="Write a run's results as a dataset.")
 @click.argument("run_dir", type=click.Path(path_type=Path, exists=True))
-@click.argument("dest", type=click.Path(path_type=Path))
-@click.option("--format", "form", type=click.Choice(["csv", "jsonl"]), required=True, help="Of the table.")
-def export(run_dir: Path, dest: Path, form: str) -> None:
-    """Write the results of RUN_DIR (or its job file) as a table to DEST."""
+@click.argument("dest", type=click.Path(path_type=Path), required=False)
+@export_options
+def export(run_dir: Path, dest: Path | None, **asked: Any) -> None:
+    """Write the results of RUN_DIR (or its job file) to DEST: a folder of images and metadata, or a table."""
     from batchflux.app.job import locate_run_dir
-    from batchflux.export.table import export_table
+    from batchflux.export.run import export_run
 
-    rows = export_table(locate_run_dir(run_dir), dest, form="csv" if form == "csv" else "jsonl")
-    say(f"{rows:,} cells written to {dest}")
+    to, options = build_options(dest, asked)
+    exported = export_run(locate_run_dir(run_dir), to, options, on_cells=progress(say))
+    say("\n".join(exported.lines()))
 
 
 @_cli.command()

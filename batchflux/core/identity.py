@@ -27,6 +27,7 @@ __all__ = [
     "body_key",
     "canonical_json",
     "cell_id",
+    "describe_identity",
     "drawn_seed",
     "model_key",
     "ordinal_key",
@@ -130,6 +131,25 @@ def body_key(model: str, body: Params) -> Key:
 def cell_id(key: Key) -> str:
     """Return a key as 32 hexadecimal digits, the first lane first."""
     return f"{key[0]:016x}{key[1]:016x}"
+
+
+def describe_identity() -> dict[str, JsonValue]:
+    """Return how an id is made from a request, in words and tables, for whoever has the data and not this program."""
+    return {
+        "version": IDENTITY_VERSION,
+        "steps": [
+            "Write each parameter of the request (the prompt is one) as JSON with sorted keys, no spaces, ASCII "
+            "escapes, whole floats as integers.",
+            "Leave out parameters whose JSON equals the model's entry in `defaults`.",
+            "Hash KIND, NAME and TEXT, joined by NUL bytes, for (parameter, its name, its JSON) of each that is left, "
+            "for (model, empty, the model's id), and for (ordinal, empty, n) where n, counted from 0, is the place "
+            "among equal requests and not 0.",
+            "The hash is BLAKE2b with a digest of 16 bytes and the personalization batchflux-cell-1.",
+            "Read each digest as two big-endian 64-bit numbers, and add them all up, each half alone, modulo 2**64.",
+            "The id is the two sums as 32 hexadecimal digits.",
+        ],
+        "defaults": {model: dict(defaults) for model, defaults in _DEFAULTS_V1.items()},
+    }
 
 
 def _seed_walk(text: str, *, name: str, position: int) -> int:

@@ -5,34 +5,88 @@ CSV guards formulas: a text that a spreadsheet would run gets an apostrophe befo
 
 import csv
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from datetime import date, time
 from math import isfinite
 from pathlib import Path
 from typing import IO, Any, Literal
 
 from batchflux.core.errors import UsageError
-from batchflux.io.manifest import MANIFEST, column_names, iter_rows
+from batchflux.export.options import ExportOptions, Splits
+from batchflux.export.selection import OnCells, Selection
+from batchflux.export.staging import build_folder
 from batchflux.io.storage import publish_with
 
-__all__ = ["export_table"]
+__all__ = ["export_table", "json_text"]
 
 # What a spreadsheet takes for the beginning of a formula. Source: OWASP, CSV injection.
 _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")
 
 
-def export_table(run_dir: Path, dest: Path, *, form: Literal["csv", "jsonl"]) -> int:
-    """Write a run's manifest to a file and return how many cells it holds. Raises UsageError, StorageError."""
-    manifest = run_dir / MANIFEST
-    if not manifest.exists():
-        raise UsageError(
-            f"{run_dir}: there is no {MANIFEST} yet; a run writes it at its end, at a stop, and in between"
-        )
+def export_table(
+    run_dir: Path,
+    dest: Path,
+    *,
+    form: Literal["csv", "jsonl"],
+    options: ExportOptions | None = None,
+    on_cells: OnCells | None = None,
+) -> int:
+    """Write a run's manifest to a file and return how many cells it holds; with splits, a file each into a folder.
+
+    Raises UsageError, StorageError.
+    """
+    options = options or ExportOptions(form=form)
+    selection = Selection(run_dir, options, on_cells=on_cells)
+    if options.splits is not None:
+        with build_folder(dest) as folder:
+            _write_splits(folder, selection, options.splits, form=form)
+        return selection.selected
     if not dest.parent.is_dir():
         raise UsageError(f"{dest}: there is no folder {dest.parent}")
     with publish_with(dest) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
-        rows = iter_rows(manifest)
-        return _write_csv(file, column_names(manifest), rows) if form == "csv" else _write_jsonl(file, rows)
+        add = _writer(file, selection.schema.names, form=form)
+        return sum(add(row) for row in _rows(selection))
+
+
+def _rows(selection: Selection) -> Iterator[Mapping[str, Any]]:
+    drops = selection.options.nsfw == "drop"
+    for table in selection.tables():
+        for row in table.to_pylist():
+            if not (drops and any(row["has_nsfw_contents"])):
+                yield row
+
+
+def _write_splits(folder: Path, selection: Selection, splits: Splits, *, form: Literal["csv", "jsonl"]) -> None:
+    with ExitStack() as stack:
+        writers = {}
+        for name in splits.shares:
+            file = stack.enter_context((folder / f"{name}.{form}").open("w", encoding="utf-8", newline=""))
+            writers[name] = _writer(file, selection.schema.names, form=form)
+        for row in _rows(selection):
+            writers[splits.of(row["prompt"])](row)
+
+
+def _writer(
+    file: IO[str], names: Sequence[str], *, form: Literal["csv", "jsonl"]
+) -> Callable[[Mapping[str, Any]], int]:
+    """Return what writes one row and says how many that was."""
+    if form == "csv":
+        # It quotes only what holds a character of the line's end: a lone carriage return must be quoted too.
+        writer = csv.writer(_Lines(file), lineterminator="\r\n")
+        writer.writerow([_guarded(name) for name in names])
+
+        def add_csv(row: Mapping[str, Any]) -> int:
+            writer.writerow([_guarded(_plain(row[name])) for name in names])
+            return 1
+
+        return add_csv
+
+    def add_json(row: Mapping[str, Any]) -> int:
+        file.write(json_text(row) + "\n")
+        return 1
+
+    return add_json
 
 
 class _Lines:
@@ -45,26 +99,8 @@ class _Lines:
         return self._file.write(line.removesuffix("\r\n") + "\n")
 
 
-def _write_csv(file: IO[str], names: list[str], rows: Iterable[Mapping[str, Any]]) -> int:
-    # It quotes only what holds a character of the line's end: a lone carriage return must be quoted too.
-    writer = csv.writer(_Lines(file), lineterminator="\r\n")
-    writer.writerow([_guarded(name) for name in names])
-    count = 0
-    for row in rows:
-        writer.writerow([_guarded(_plain(row[name])) for name in names])
-        count += 1
-    return count
-
-
-def _write_jsonl(file: IO[str], rows: Iterable[Mapping[str, Any]]) -> int:
-    count = 0
-    for row in rows:
-        file.write(_json(row) + "\n")
-        count += 1
-    return count
-
-
-def _json(value: Any) -> str:
+def json_text(value: Any) -> str:
+    """Return a value as strict JSON: times in ISO form, null for what JSON has no number for."""
     return json.dumps(_numbered(value), ensure_ascii=False, allow_nan=False, default=_text)
 
 
@@ -96,7 +132,7 @@ def _plain(value: Any) -> Any:
         case bool():
             return "true" if value else "false"
         case list() | dict():
-            return _json(value) if value else ""
+            return json_text(value) if value else ""
         case str() | int() | float():
             return value
         case _:

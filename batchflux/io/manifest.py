@@ -7,7 +7,7 @@ outcome up: what isn't known is null, and a cell nobody has tried is `pending`.
 import json
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -33,9 +33,7 @@ __all__ = [
     "RETIRED",
     "STATE_FACTS",
     "ManifestSource",
-    "column_names",
     "is_as_written",
-    "iter_rows",
     "iter_tables",
     "read_manifest",
     "write_manifest",
@@ -399,17 +397,6 @@ def _per_image(frame: "pd.DataFrame") -> "pd.DataFrame":
     rest = frame.drop(columns=["outputs", "files", "sha256", "has_nsfw_contents"])
     taken = rest.iloc[images.pop("place").to_numpy(dtype=np.int64)].reset_index(drop=True)
     return pd.concat([taken, images], axis=1)
-
-
-def column_names(path: Path) -> list[str]:
-    """Return a manifest's columns in order."""
-    return list(pq.read_schema(path).names)
-
-
-def iter_rows(path: Path) -> Iterator[Mapping[str, Any]]:
-    """Yield a manifest's rows as mappings, a few thousand in memory at a time."""
-    for batch in pq.ParquetFile(path).iter_batches(batch_size=4096):
-        yield from batch.to_pylist()
 
 
 def iter_tables(path: Path, *, columns: Sequence[str]) -> Iterator[pa.Table]:
