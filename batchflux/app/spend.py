@@ -93,6 +93,7 @@ async def spend(
                 wall_ms=wall_ms,
                 dice=dice,
                 backlog=chain(first, waiting),
+                embeds=spec.output.embed_metadata,
             )
         engine = Engine(
             transport=client,

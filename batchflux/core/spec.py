@@ -26,10 +26,11 @@ __all__ = ["Api", "JobSpec", "Output", "ParsedJob", "Prompts", "Run", "Sample", 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Output:
-    """Where the run directory lies, and whether images are saved into it."""
+    """Where the run directory lies, whether images are saved into it, and whether with words of their own."""
 
     dir: Path
     download: bool
+    embed_metadata: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -131,7 +132,7 @@ def _understand(data: Mapping[str, Any], *, findings: Findings, default_name: st
         exclude=exclude,
         params=params,
         run=form.run,
-        output=Output(dir=directory, download=form.output.download),
+        output=Output(dir=directory, download=form.output.download, embed_metadata=form.output.embed_metadata),
     )
 
 
@@ -208,7 +209,11 @@ def resolved_mapping(spec: JobSpec) -> dict[str, JsonValue]:
     if spec.params:
         mapping["params"] = dict(spec.params)
     mapping["run"] = _run_as_written(spec.run)
-    mapping["output"] = {"dir": str(spec.output.dir), "download": spec.output.download}
+    mapping["output"] = {
+        "dir": str(spec.output.dir),
+        "download": spec.output.download,
+        "embed_metadata": spec.output.embed_metadata,
+    }
     return mapping
 
 

@@ -281,6 +281,11 @@ class OutputForm(_Form):
         "Save the images (the service deletes them after 7 days); false keeps their URLs only.",
         said=True,
     )
+    embed_metadata: Flag = _key(
+        False,
+        "Write prompt, parameters and cell id into each saved image's own metadata (PNG text, Exif); pixels stay.",
+        said=False,
+    )
 
 
 class JobForm(_Form):

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from functools import partial
 
 from batchflux.core.model import CellStatus, Fact, FactKind, Fault, Prediction, SavedFile
-from batchflux.core.naming import image_path
+from batchflux.core.naming import image_path, image_words
 from batchflux.core.progress import Progress
 from batchflux.core.protocol import build_result, decipher_result
 from batchflux.core.retry import Backoff
@@ -29,7 +29,10 @@ _DEAD = frozenset({403, 404, 410})
 
 @dataclass(kw_only=True)
 class DownloadPool:
-    """The run's downloads. `backlog` are those that an earlier run left; they are fetched after what is new."""
+    """The run's downloads. `backlog` are those that an earlier run left; they are fetched after what is new.
+
+    `embeds`: each image gets the words of its cell into its own metadata.
+    """
 
     downloads: Downloads
     transport: Transport
@@ -40,6 +43,7 @@ class DownloadPool:
     wall_ms: Callable[[], int]
     dice: Callable[[], float]
     backlog: Iterator[Download] = field(default_factory=lambda: iter(()))
+    embeds: bool = False
 
     def __post_init__(self) -> None:
         self._queue: deque[Download] = deque()
@@ -103,12 +107,13 @@ class DownloadPool:
 
     async def _save(self, item: Download, urls: list[str], number: int) -> SavedFile | Fault:
         name = partial(_name, item, number + 1)
+        words = image_words(item.cell, number=number + 1) if self.embeds else None
         refreshed = False
         fault = Fault(kind="download", message="not tried")
         loop = asyncio.get_running_loop()
         until_s = loop.time() + _WITHIN_S
         for tries in range(1, TRIES + 1):
-            found = await self.downloads.save(urls[number], name)
+            found = await self.downloads.save(urls[number], name, words)
             if isinstance(found, SavedFile):
                 return found
             fault = found

@@ -71,8 +71,10 @@ class Sink(Protocol):
 class Downloads(Protocol):
     """Fetches one image; `io.downloads.Downloader` is one."""
 
-    async def save(self, url: str, name: Callable[[str], str]) -> SavedFile | Fault:
-        """Publish the image at a URL under the name for its extension; raises StorageError."""
+    async def save(
+        self, url: str, name: Callable[[str], str], words: Mapping[str, JsonValue] | None = None
+    ) -> SavedFile | Fault:
+        """Publish the image at a URL under the name for its extension, with words in it; raises StorageError."""
 
 
 class Observer(Protocol):

@@ -11,7 +11,7 @@ import os
 import secrets
 import socket
 import ssl
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -23,8 +23,9 @@ from yarl import URL
 
 from batchflux.core.errors import StorageError
 from batchflux.core.fields import clip
-from batchflux.core.model import Fault, SavedFile
+from batchflux.core.model import Fault, JsonValue, SavedFile
 from batchflux.io.images import ImageFault, inspect_image
+from batchflux.io.imagetext import embed_words
 from batchflux.io.storage import make_dir, publish_file
 
 __all__ = ["Downloader"]
@@ -117,9 +118,12 @@ class Downloader:
     ) -> None:
         await self._session.close()
 
-    async def save(self, url: str, name: Callable[[str], str]) -> SavedFile | Fault:
+    async def save(
+        self, url: str, name: Callable[[str], str], words: Mapping[str, JsonValue] | None = None
+    ) -> SavedFile | Fault:
         """Fetch one image and publish it under `name(extension)`, relative to the run directory.
 
+        `words` are written into the image's own metadata; its hash and size are then those of the file as it lies.
         Returns why it could not be had as a Fault of kind `download`, whose `code` is the HTTP status where that was
         the reason. Raises StorageError where the disk refuses.
         """
@@ -131,7 +135,7 @@ class Downloader:
                 fetched = await self._fetch(url, temporary)
                 if isinstance(fetched, Fault):
                     return fetched
-                return await asyncio.to_thread(self._publish, temporary, fetched, name)
+                return await asyncio.to_thread(self._publish, temporary, fetched, name, words)
             finally:
                 temporary.unlink(missing_ok=True)
         except OSError as error:
@@ -160,15 +164,32 @@ class Downloader:
                 return _fault(_words(error))
         return _fault("too many redirects")
 
-    def _publish(self, temporary: Path, sha256: str, name: Callable[[str], str]) -> SavedFile | Fault:
+    def _publish(
+        self, temporary: Path, sha256: str, name: Callable[[str], str], words: Mapping[str, JsonValue] | None
+    ) -> SavedFile | Fault:
         try:
             facts = inspect_image(temporary)
+            if words is not None:
+                sha256 = _embed(temporary, words)
         except ImageFault as error:
             return _fault(str(error))
         size_bytes = temporary.stat().st_size
         path = name(facts.extension)
         publish_file(temporary, self._run_dir / path)
         return SavedFile(path=path, sha256=sha256, size_bytes=size_bytes, width=facts.width, height=facts.height)
+
+
+def _embed(temporary: Path, words: Mapping[str, JsonValue]) -> str:
+    """Write words into an image's metadata and return the hash of the file as it then lies."""
+    before = temporary.read_bytes()
+    after = embed_words(before, words)
+    temporary.write_bytes(after)
+    try:
+        inspect_image(temporary)
+    except ImageFault:  # it was paid for: better without words than lost
+        temporary.write_bytes(before)
+        after = before
+    return hashlib.sha256(after).hexdigest()
 
 
 class _DiskError(Exception):

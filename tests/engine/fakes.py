@@ -7,7 +7,7 @@ import asyncio
 import itertools
 import json
 from collections import Counter
-from collections.abc import Callable, Coroutine, Iterable, Iterator
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
@@ -153,7 +153,9 @@ class Images:
     tries: Counter[str] = field(default_factory=Counter)
     tried_at_s: list[float] = field(default_factory=list)
 
-    async def save(self, url: str, name: Callable[[str], str]) -> SavedFile | Fault:
+    async def save(
+        self, url: str, name: Callable[[str], str], words: Mapping[str, JsonValue] | None = None
+    ) -> SavedFile | Fault:
         await asyncio.sleep(self.seconds)
         self.tries[url] += 1
         self.tried_at_s.append(asyncio.get_running_loop().time())
