@@ -27,7 +27,8 @@ _OPTIONS: Final = (
     click.option("--only", type=click.Path(path_type=Path), metavar="PICKS.CSV", help="Only the cells picked there."),
     click.option("--nsfw", type=click.Choice(["keep", "drop"]), default="keep", help="Flagged images [keep]."),
     click.option("--max-shard-size", "shard_size", metavar="SIZE", help="Bytes a shard at most [500MB]."),
-    click.option("--copy/--link", "copy", default=None, help="Copy image files [the default], or link them."),
+    click.option("--copy", is_flag=True, help="Copy image files: the default."),
+    click.option("--link", is_flag=True, help="Give image files a second name instead of copying them."),
     click.option("--out", type=click.Path(path_type=Path), metavar="DEST", help="The same as DEST."),
 )
 
@@ -44,7 +45,9 @@ def build_options(dest: Path | None, asked: dict[str, Any]) -> tuple[Path, Expor
     out = asked["out"]
     if (dest is None) == (out is None):
         raise UsageError("export needs one destination: DEST, or --out DEST")
-    size, split, copy = asked["shard_size"], asked["split"], asked["copy"]
+    if asked["copy"] and asked["link"]:
+        raise UsageError("files are copied or linked: name one of --copy and --link")
+    size, split = asked["shard_size"], asked["split"]
     return dest or out, ExportOptions(
         form=asked["form"],
         splits=None if split is None else parse_splits(split),
@@ -52,7 +55,7 @@ def build_options(dest: Path | None, asked: dict[str, Any]) -> tuple[Path, Expor
         nsfw=asked["nsfw"],
         only=asked["only"],
         shard_bytes=None if size is None else parse_size(size),
-        link=None if copy is None else not copy,
+        link=asked["link"] if asked["copy"] or asked["link"] else None,
     )
 
 

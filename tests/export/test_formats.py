@@ -62,12 +62,12 @@ def samples(folder: Path, form: Format) -> dict[str, tuple[str, bytes, dict[str,
     else:
         for path in sorted(folder.glob("*.tar")):
             with tarfile.open(path) as tar:
-                members = {m.name: tar.extractfile(m).read() for m in tar}  # type: ignore[union-attr,misc]
+                members = {m.name: tar.extractfile(m).read() for m in tar}  # type: ignore[union-attr]
             for key in dict.fromkeys(name.partition(".")[0] for name in members):
-                row = json.loads(members[f"{key}.json"])  # type: ignore[arg-type]
+                row = json.loads(members[f"{key}.json"])
                 assert members[f"{key}.txt"] == row["prompt"].encode()
                 assert key == row["cell_id"] + ("" if row["image_number"] == 1 else f"-{row['image_number']}")
-                add(path.name.partition("-")[0], members[f"{key}.png"], row)  # type: ignore[arg-type]
+                add(path.name.partition("-")[0], members[f"{key}.png"], row)
     return found
 
 
@@ -167,7 +167,7 @@ def test_files_are_linked_or_copied(run_dir: Path, tmp_path: Path) -> None:
 
 def test_cells_are_selected(tmp_path: Path) -> None:
     """Condition, picks without rejects, and flags each take their part; what isn't completed has no image."""
-    change = {
+    change: dict[int, dict[str, Any]] = {
         1: {"has_nsfw_contents": [True]},
         2: {"status": "failed", "files": [], "sha256": []},
         3: {"files": [], "sha256": [], "error_kind": "download"},

@@ -20,6 +20,8 @@ datasets = pytest.importorskip("datasets")
 webdataset = pytest.importorskip("webdataset")
 
 _SPLITS = parse_splits("train=0.7,test=0.3")
+_FORMATS: tuple[Format, ...] = ("imagefolder", "webdataset", "parquet")
+_TABLES: tuple[Format, ...] = ("csv", "jsonl")
 _SAME = ("prompt_id", "prompt", "model", "seed", "guidance_scale", "num_images", "inference_ms", "mood")
 
 # webdataset leaves the archive that it reads to be closed by the garbage collector.
@@ -36,7 +38,8 @@ def run_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def exported(run_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The run in every format, each in a folder of its name, in shards of a few images."""
     folder = tmp_path_factory.mktemp("exported")
-    for form, size in (("imagefolder", None), ("webdataset", 200_000), ("parquet", 200_000)):
+    for form in _FORMATS:
+        size = None if form == "imagefolder" else 200_000
         export_run(run_dir, folder / form, ExportOptions(form=form, splits=_SPLITS, shard_bytes=size))
     return folder
 
@@ -104,7 +107,7 @@ def test_pandas_reads_the_metadata(run_dir: Path, exported: Path) -> None:
     for pattern in ("imagefolder/*/metadata.parquet", "parquet/data/*.parquet"):
         frames = [pd.read_parquet(path, dtype_backend="pyarrow") for path in sorted(exported.glob(pattern))]
         rows = pd.concat(frames).to_dict("records")
-        check(run_dir, ({name: None if value is pd.NA else value for name, value in row.items()} for row in rows))
+        check(run_dir, ({str(name): None if value is pd.NA else value for name, value in row.items()} for row in rows))
 
 
 @pytest.mark.slow
@@ -122,7 +125,7 @@ def test_a_sweep_comes_back_whole(tmp_path: Path) -> None:
         assert batchflux.run(batchflux.load_job(path)).exit_status == 0
     run_dir = tmp_path / "out"
     same = [name for name in _SAME if name != "num_images"]
-    for form in ("imagefolder", "webdataset", "parquet"):
+    for form in _FORMATS:
         export_run(run_dir, tmp_path / form, ExportOptions(form=form, splits=_SPLITS))
         image = "png" if form == "webdataset" else "image"
         found = loaded(str(tmp_path / form), tmp_path / "cache", streaming=False)
@@ -132,7 +135,7 @@ def test_a_sweep_comes_back_whole(tmp_path: Path) -> None:
     shards = sorted(str(path) for path in (tmp_path / "webdataset").glob("*.tar"))
     check(run_dir, (row["json"] for row in webdataset.WebDataset(shards, shardshuffle=False).decode()), same)
     cells = pq.read_table(run_dir / "manifest.parquet").to_pylist()
-    for form in ("csv", "jsonl"):
+    for form in _TABLES:
         export_run(run_dir, tmp_path / f"t.{form}", ExportOptions(form=form))
         kinds = {"prompt": str, "mood": str}
         place = tmp_path / f"t.{form}"
