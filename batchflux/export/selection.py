@@ -21,7 +21,7 @@ __all__ = ["OnCells", "Selection"]
 
 OnCells = Callable[[int, int], None]
 
-_ROWS: Final = 2048  # a row has about a kilobyte
+_ROWS: Final = 500  # a second's worth or so of images, so that progress shows; whole row groups of Parquet
 
 
 class Selection:
