@@ -279,10 +279,14 @@ def verify(run_dir: Path, account: bool, allow_hosts: tuple[str, ...], as_json: 
 def export(run_dir: Path, dest: Path | None, **asked: Any) -> None:
     """Write the results of RUN_DIR (or its job file) to DEST: a folder of images and metadata, or a table."""
     from batchflux.app.job import locate_run_dir
+    from batchflux.app.publish import is_manifest_current
     from batchflux.export.run import export_run
 
     to, options = build_options(dest, asked)
-    exported = export_run(locate_run_dir(run_dir), to, options, on_cells=progress(say))
+    place = locate_run_dir(run_dir)
+    if (place / "manifest.parquet").exists() and not is_manifest_current(place):
+        say("note: the run has gone on since its manifest was written; batchflux run brings it up to date")
+    exported = export_run(place, to, options, on_cells=progress(say))
     say("\n".join(exported.lines()))
 
 

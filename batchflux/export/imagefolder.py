@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from batchflux.export.dataset import WRITER, SplitTotal, features_of
 from batchflux.export.samples import ImageBatch, of_split
 from batchflux.io.filecheck import IMAGES_DIR
-from batchflux.io.savedimage import link_image, read_image
+from batchflux.io.savedimage import check_inside, link_image, read_image
 from batchflux.io.storage import write_all
 
 __all__ = ["ImageFolderWriter"]
@@ -61,6 +61,7 @@ class ImageFolderWriter:
         return self._metadata[split]
 
     def _put(self, to: Path, file: str, sha256: str) -> int:
+        check_inside(file)  # before a folder is made for it
         if to.parent not in self._made:
             to.parent.mkdir(parents=True, exist_ok=True)
             self._made.add(to.parent)

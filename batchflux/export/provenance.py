@@ -19,7 +19,7 @@ from batchflux.core.identity import canonical_json, describe_identity
 from batchflux.export.options import ExportOptions
 from batchflux.io.manifest import MANIFEST
 
-__all__ = ["JOB_FILE", "Origin", "read_origin", "write_provenance"]
+__all__ = ["JOB_FILE", "read_origin", "write_provenance"]
 
 JOB_FILE: Final = "job.yaml"
 PROVENANCE: Final = "provenance.json"
@@ -27,10 +27,8 @@ _PROMPTS: Final = "prompts.parquet"
 _RUN: Final = "run.json"
 _SANDBOX: Final = "the sandbox"  # as a rehearsal's run.json names its origin
 
-Origin = str
 
-
-def read_origin(run_dir: Path) -> tuple[Origin, bool]:
+def read_origin(run_dir: Path) -> tuple[str, bool]:
     """Return which API made the images, and whether that was a sandbox. Raises UsageError."""
     try:
         origin = str(json.loads((run_dir / _RUN).read_text(encoding="utf-8"))["origin"])

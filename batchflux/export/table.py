@@ -44,6 +44,8 @@ def export_table(
         return selection.selected
     if not dest.parent.is_dir():
         raise UsageError(f"{dest}: there is no folder {dest.parent}")
+    if dest.is_dir():
+        raise UsageError(f"{dest}: is a folder; name a file, such as {dest.name}.{form}")
     with publish_with(dest) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
         add = _writer(file, selection.schema.names, form=form)
         return sum(add(row) for row in _rows(selection))

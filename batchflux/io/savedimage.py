@@ -10,12 +10,12 @@ from pathlib import Path, PurePosixPath
 
 from batchflux.core.errors import StorageError, UsageError
 
-__all__ = ["link_image", "read_image"]
+__all__ = ["check_inside", "link_image", "read_image"]
 
 
 def read_image(run_dir: Path, path: str, *, sha256: str) -> bytes:
     """Return the bytes of an image of the manifest. Raises UsageError where it isn't there as it was saved."""
-    _check_inside(path)
+    check_inside(path)
     try:
         # A pipe put in a file's place would wait for a writer for ever.
         with open(run_dir / path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:
@@ -33,7 +33,7 @@ def read_image(run_dir: Path, path: str, *, sha256: str) -> bytes:
 
 def link_image(run_dir: Path, path: str, to: Path) -> int:
     """Give an image a second name and return its bytes; its hash is not looked at. Raises UsageError, StorageError."""
-    _check_inside(path)
+    check_inside(path)
     try:
         status = os.stat(run_dir / path, follow_symlinks=False)
         if not stat.S_ISREG(status.st_mode):
@@ -46,7 +46,8 @@ def link_image(run_dir: Path, path: str, to: Path) -> int:
     return status.st_size
 
 
-def _check_inside(path: str) -> None:
+def check_inside(path: str) -> None:
+    """Raise UsageError for a path that leads out of the folder that it is relative to."""
     place = PurePosixPath(path)
     if place.is_absolute() or ".." in place.parts or not place.parts:
         raise _refusal(path, "lies outside the run directory")

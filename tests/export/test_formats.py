@@ -245,9 +245,10 @@ def test_images_that_are_not_as_saved(tmp_path: Path, form: Format) -> None:
         assert str(refused.value).startswith(f"{file}: {words}")
         assert sorted(entry.name for entry in tmp_path.iterdir()) == ["out"]
     (tmp_path / "secret.png").write_bytes(b"x")
-    outside = made_run(tmp_path / "b", 1, change={0: {"files": ["images/../../../secret.png"]}})
+    outside = made_run(tmp_path / "b", 1, change={0: {"files": ["images/../../new/secret.png"]}})
     with pytest.raises(UsageError, match="lies outside the run directory"):
         export_run(outside, tmp_path / "x", ExportOptions(form=form))
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["b", "out", "secret.png"]
 
 
 def test_what_can_not_be_exported(tmp_path: Path) -> None:
