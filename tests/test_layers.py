@@ -188,7 +188,7 @@ def test_public_names() -> None:
         _ = batchflux.rum
 
 
-@pytest.mark.parametrize("line", ["--help", "--version", "schema", "run --help", "init --help"])
+@pytest.mark.parametrize("line", ["--help", "--version", "schema", "run --help", "export --help", "init --help"])
 def test_quick_commands_load_nothing_heavy(line: str) -> None:
     """What answers at once loads no table, network or imaging library, nor the spec's own types."""
     done = subprocess.run(

@@ -12,7 +12,6 @@ import batchflux
 from batchflux.export.options import ExportOptions, Format, parse_splits
 from batchflux.export.run import export_run
 from tests.app.service import quick_service, write_spec
-from tests.export.runs import real_run
 
 # Before `datasets` is imported: nothing here has business on the network.
 os.environ.update(HF_HUB_OFFLINE="1", HF_DATASETS_OFFLINE="1", HF_HUB_DISABLE_TELEMETRY="1")
@@ -26,12 +25,6 @@ _SAME = ("prompt_id", "prompt", "model", "seed", "guidance_scale", "num_images",
 
 # webdataset leaves the archive that it reads to be closed by the garbage collector.
 pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
-
-
-@pytest.fixture(scope="module")
-def run_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A finished run of 48 cells with two images each."""
-    return real_run(tmp_path_factory.mktemp("run"))
 
 
 @pytest.fixture(scope="module")
@@ -141,7 +134,7 @@ def test_a_sweep_comes_back_whole(tmp_path: Path) -> None:
         place = tmp_path / f"t.{form}"
         frame = pd.read_csv(place, dtype=kinds) if form == "csv" else pd.read_json(place, lines=True, dtype=kinds)
         assert len(frame) == 6528
-        for name in ("cell_id", "prompt", "seed", "guidance_scale", "inference_ms"):
+        for name in ("cell_id", "prompt", "seed", "guidance_scale", "latency_ms"):
             assert frame[name].tolist() == [cell[name] for cell in cells], name
         guard = "'" if form == "csv" else ""
         assert set(frame["mood"]) == {f"{guard}=1+1", "1", "2"}
