@@ -10,6 +10,7 @@ import tarfile
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -316,6 +317,21 @@ def test_columns_that_clash(run_dir: Path) -> None:
     assert len(set(names)) == len(names)
     assert {"row_image", "source_file_name_", "image_number", "mood"} <= set(names)
     assert names[:7] == ["cell_id", "prompt_id", "prompt", "model", "seed", "guidance_scale", "num_images"]
+
+
+def test_a_long_manifest_is_read_a_piece_at_a_time(tmp_path: Path) -> None:
+    """Of 12 MB of manifest, no more than a few of its row groups of a megabyte are in memory."""
+    run_dir = made_run(tmp_path, 1)
+    (row,) = pq.read_table(run_dir / "manifest.parquet").to_pylist()
+    with pq.ParquetWriter(run_dir / "manifest.parquet", pq.read_schema(run_dir / "manifest.parquet")) as writer:
+        for _ in range(12):
+            rows = [row | {"error": os.urandom(2000).hex()} for _ in range(250)]
+            writer.write_table(pa.Table.from_pylist(rows, schema=writer.schema))
+    del rows
+    assert (run_dir / "manifest.parquet").stat().st_size > 12_000_000
+    tables = Selection(run_dir, ExportOptions(form="csv")).tables()
+    before = pa.total_allocated_bytes()
+    assert max(pa.total_allocated_bytes() - before for _ in tables) < 7_000_000
 
 
 def test_the_manifest_may_be_replaced_meanwhile(tmp_path: Path) -> None:
