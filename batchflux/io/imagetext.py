@@ -16,7 +16,6 @@ __all__ = ["embed_words", "plain_words"]
 
 _PNG = b"\x89PNG\r\n\x1a\n"
 _EXIF_IFD, _USER_COMMENT = 0x8769, 0x9286
-_MOST_SEGMENT = 65_533  # a JPEG segment's length has 16 bits and counts itself
 
 
 class _UnknownLayout(ValueError):
@@ -99,8 +98,7 @@ def _exif(old: bytes | None, words: Mapping[str, JsonValue]) -> bytes:
 def _into_jpeg(data: bytes, words: Mapping[str, JsonValue]) -> bytes:
     before, old, after = _around_exif_of_jpeg(data)
     body = b"Exif\0\0" + _exif(old, words)
-    if len(body) > _MOST_SEGMENT:
-        return data  # a prompt of a page or so fits; cut words would be wrong words
+    # A prompt of many pages is longer than a segment can say, which `pack` refuses: better no words than cut ones.
     return before + b"\xff\xe1" + struct.pack(">H", len(body) + 2) + body + after
 
 

@@ -5,10 +5,12 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 import batchflux
+from batchflux.export.dataset import features_of
 from batchflux.export.options import ExportOptions, Format, parse_splits
 from batchflux.export.run import export_run
 from tests.app.service import quick_service, write_spec
@@ -61,6 +63,19 @@ def rows_of(splits: Mapping[str, Any], image: str) -> Iterator[Mapping[str, Any]
         for row in split:
             assert row[image].size == (64, 64)
             yield row
+
+
+def test_columns_are_named_as_datasets_names_them() -> None:
+    """Whatever types a prompt table has, `datasets` reads the card's columns as exactly those; else none are said."""
+    deep = pa.struct([("x", pa.list_(pa.float64())), ("when", pa.date32())])
+    plain = [pa.string(), pa.large_string(), pa.bool_(), pa.int8(), pa.uint64(), pa.float32(), pa.date32(), pa.binary()]
+    times = [pa.timestamp("ms", tz="UTC"), pa.timestamp("us"), pa.time32("s"), pa.time64("us"), pa.decimal128(3, 2)]
+    lists = [pa.list_(pa.string()), pa.list_(pa.list_(pa.int64())), pa.list_(deep), deep]
+    schema = pa.schema([(f"column {n}", kind) for n, kind in enumerate([*plain, *times, *lists])])
+    said = features_of(schema)
+    assert said == datasets.Features.from_arrow_schema(schema)._to_yaml_list()
+    for unknown in (pa.map_(pa.string(), pa.string()), pa.list_(pa.map_(pa.string(), pa.string()))):
+        assert features_of(pa.schema([("a", pa.string()), ("b", unknown)])) is None
 
 
 @pytest.mark.parametrize("streaming", [False, True])

@@ -71,6 +71,9 @@ def test_words_are_found_and_pixels_stay(form: str, mode: str, options: dict[str
     assert text.startswith("a kite, red\nSeed: 7, CFG scale: 3.5, Model: m/x, cell_id: ab")
     assert json.loads(text.splitlines()[-1]) == WORDS
     assert len(after) - len(before) < 800
+    if form == "WEBP":
+        flags = after[20]
+        assert (after[12:16], bool(flags & 0x08), bool(flags & 0x10)) == (b"VP8X", True, mode == "RGBA")
 
 
 @pytest.mark.parametrize("form", ["PNG", "JPEG", "WEBP"])
