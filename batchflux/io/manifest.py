@@ -7,7 +7,7 @@ outcome up: what isn't known is null, and a cell nobody has tried is `pending`.
 import json
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
