@@ -291,6 +291,7 @@ def _watch(
     began_s, asked_s, older_s = now_s, now_s, 0.0
     faults = empty_looks = 0
     looked_before_s = 0.0
+    is_blind = is_resumed  # whether it may long have been done unseen: then its age when found says nothing
     missing_since_s: float | None = None
     fact = Fact(
         cell_id=cell.cell_id,
@@ -321,7 +322,7 @@ def _watch(
                 is_empty = prediction.status == "completed" and not prediction.outputs
                 empty_looks += is_empty
                 if not is_empty or empty_looks >= _EMPTY_LOOKS:
-                    if not is_resumed and prediction.status == "completed":
+                    if not is_blind and prediction.status == "completed":
                         told_ms = prediction.inference_ms
                         book.learn(waited_s, before_s=looked_before_s, inference_ms=told_ms, trip_s=trip_s)
                     return _finish(cell, fact, prediction, event, state=state, rules=rules)
@@ -330,10 +331,11 @@ def _watch(
                 faults, missing_since_s = 0, None
                 if not is_resumed:
                     book.saw_running(waited_s, before_s=looked_before_s, trip_s=trip_s)
-                    looked_before_s = waited_s
+                    looked_before_s, is_blind = waited_s, False
                 wait_s = book.wait_s(older_s + waited_s, dice=dice)
             case Fault() as fault:
                 faults += 1
+                is_blind = True
                 if fault.kind == "not_found":
                     missing_since_s = event.now_s if missing_since_s is None else missing_since_s
                     if event.now_s - missing_since_s >= NOT_FOUND_GRACE_S:

@@ -85,6 +85,7 @@ class Pace:
     _refused_at_s: float = -1.0
     _learned_at_s: float | None = None  # for the first time
     _streak_from_s: float = 0.0
+    _known_before: tuple[float | None, float, bool] = (None, 0.0, False)
     _paused_s: float = 0.0
 
     def rate_per_s(self) -> float | None:
@@ -121,7 +122,11 @@ class Pace:
             self.refusals = 0
             self._paused_s += max(0.0, now_s - self._streak_from_s - _COUNTED_PAUSE_S)
             used_up = max(self._left_over, self._used_up // 2)
-            if now_s - self._streak_from_s >= _LONG_PAUSE_S and used_up >= _ENOUGH:
+            if now_s - self._streak_from_s > 2 * _MINUTE_S:
+                # No limit of images a minute refuses for two: such a storm tells nothing of the rate.
+                self.learned_per_s, self.trust, self.is_minute = self._known_before
+                self._since_s, self._since, self._beyond, self._paused_s = now_s, 0, 0, 0.0
+            elif now_s - self._streak_from_s >= _LONG_PAUSE_S and used_up >= _ENOUGH:
                 self._learn(used_up / _MINUTE_S, images=used_up, is_minute=True, now_s=now_s)
         self._minute.add(images, now_s)
         self._since += images
@@ -142,6 +147,7 @@ class Pace:
             self._left_over = self._minute.images
             if self.refusals == 0:
                 self._used_up = self._minute.images
+                self._known_before = (self.learned_per_s, self.trust, self.is_minute)
                 self._measure(now_s)
                 self._streak_from_s = now_s
             self.refusals += 1

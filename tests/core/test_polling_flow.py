@@ -51,11 +51,14 @@ def test_every_look_is_told() -> None:
 
 
 def test_a_look_that_fails_tells_nothing() -> None:
-    """The prediction may have been done meanwhile: the next look's interval begins with the last good one."""
+    """The prediction may have been done meanwhile, hours ago in an outage: when is learned from good looks alone."""
     book = Notes()
     live([accepted()], [seen(), BROKEN, MISSING, BROKEN, done()], book=book)
-    assert len(book.ran) == 1
-    assert book.ended[0][1] == book.ran[0][0]
+    assert (len(book.ran), book.ended) == (1, [])
+    live([accepted()], [seen(), BROKEN, seen(), done()], book=book)
+    assert len(book.ran) == 3
+    assert book.ended[0][1] == book.ran[2][0]
+    assert book.ran[2][1] == book.ran[1][0]
 
 
 def test_failed_predictions_date_nothing() -> None:

@@ -128,7 +128,8 @@ def test_a_failing_disk_does_not_wait_for_ever() -> None:
     """A POST has a minute at most: what hasn't answered by then is an intent, so unknown."""
     began_s = 1000.0
     service = Service(post_s=10_000.0)
-    scene = Scene(cells=100, transport=service, sink=TightSink(full_from_s=1002.0), rate_per_s=1.0)
+    scene = Scene(cells=100, transport=service, sink=TightSink(full_from_s=1002.0), window=Window.capped(64))
+    scene.rate_per_s = 1.0
 
     async def timed() -> float:
         with pytest.raises(StorageError):
