@@ -68,8 +68,8 @@ async def look_up(
             raise _damaged(job, torn, f"the service's history can't tell what they were: {strangers.message}")
         strangers = ()
     claims = claim(strangers, job.grid, known.statuses, listed_params=listed_params)
-    # Submissions without an answer are strangers too, and are reconciled later: what they can explain is no reason.
-    if len(claims.unclear) > len(known.places(CellStatus.UNKNOWN)) and not accepts:
+    # Submissions without an answer may explain as many, but nobody knows whether those were accepted at all.
+    if claims.unclear and not accepts:
         named = ", ".join(item.prediction.id for item in claims.unclear[:_NAMED])
         more = f" and {len(claims.unclear) - _NAMED} more" if len(claims.unclear) > _NAMED else ""
         raise _damaged(job, torn, f"the service's history holds predictions that could be any cell's ({named}{more})")
@@ -108,6 +108,7 @@ def _damaged(job: Job, torn: Sequence[TornJournal], why: str) -> CheckpointDamag
         job.run_dir,
         damage=[
             f"{names}: the end can't be read, so the last submissions may be missing here, and {why}; "
-            "run again later, or with --resubmit-unknown to accept that their cells may be bought again"
+            "run again later, or move the file out of the run directory to accept that their cells may be bought "
+            "again (--resubmit-unknown accepts it too, and sends every unknown cell again)"
         ],
     )

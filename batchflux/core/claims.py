@@ -1,7 +1,8 @@
-"""Predictions of the history that a run has no record of, laid against its pending cells: whose could they be? Pure.
+"""Predictions of the history that a run has no record of, laid against its open cells: whose could they be? Pure.
 
-Asked where facts may be lost: a cell that looks pending may have been submitted. A cell's key is a sum over its body,
-so a prediction's inputs give the key of the cells that it could be of, and millions of cells are searched at once.
+Asked where facts may be lost: a cell that looks pending, or failed, may have been submitted. A cell's key is a sum
+over its body, so a prediction's inputs give the key of the cells that it could be of, and millions of cells are
+searched at once.
 """
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
@@ -21,9 +22,9 @@ __all__ = ["Claims", "claim"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Claims:
-    """`found`: (grid index, prediction) of pending cells that ask for just that, each once. `unclear`: predictions
-    that could be of any cell. The others are nobody's here: of other programs on the account, or of cells that are
-    not pending."""
+    """`found`: (grid index, prediction) of pending or failed cells that ask for just that, each once. `unclear`:
+    predictions that could be of any cell. The others are nobody's here: of other programs on the account, or of cells
+    that are neither."""
 
     found: tuple[tuple[int, HistoryItem], ...]
     unclear: tuple[HistoryItem, ...]
@@ -36,7 +37,7 @@ def claim(
     *,
     listed_params: Mapping[str, Collection[str]],
 ) -> Claims:
-    """Give each prediction to the first pending cell that asks for what it was made from.
+    """Give each prediction to the first pending cell, else the first failed one, that asks for what it was made from.
 
     `listed_params` are each model's parameters as the service lists them, where known. A model that the catalogue
     doesn't know may have defaults that nobody can tell from what was asked, and a parameter that the service doesn't
@@ -58,12 +59,14 @@ def claim(
             keys.setdefault(body_key(name, body), []).append(item)
     found: list[tuple[int, HistoryItem]] = []
     claimed: set[str] = set()
-    is_pending = statuses == STATUS_CODES[CellStatus.PENDING]
-    for key, index in _search(grid, keys):
-        left = [item for item in keys[key] if item.prediction.id not in claimed]
-        if left and is_pending[index]:
-            claimed.add(left[0].prediction.id)
-            found.append((index, left[0]))
+    places = list(_search(grid, keys))
+    # A failed cell may have been taken up again, but a pending one is bought without being asked for.
+    for status in (CellStatus.PENDING, CellStatus.FAILED):
+        for key, index in places:
+            left = [item for item in keys[key] if item.prediction.id not in claimed]
+            if left and statuses[index] == STATUS_CODES[status]:
+                claimed.add(left[0].prediction.id)
+                found.append((index, left[0]))
     return Claims(found=tuple(found), unclear=tuple(unclear))
 
 
