@@ -7,6 +7,8 @@ submission that the service has accepted: its cell looks pending, and would be b
 import random
 from collections.abc import Callable, Mapping, Sequence
 
+import pyarrow.compute as pc
+
 from batchflux.app.job import Job
 from batchflux.app.resume import Known
 from batchflux.app.work import known_ids, run_clock, work_of
@@ -45,8 +47,10 @@ async def look_up(
     `accepts` is the user's word to go on where the history can't tell. Without it that raises CheckpointDamaged.
     """
     starts = [each.since_ms - _POST_MS if each.since_ms is not None else 0 for each in torn]
-    until_ms = max(each.until_ms for each in torn) + _POST_MS
     wall_ms = run_clock()
+    until_ms = max(each.until_ms for each in torn) + _POST_MS
+    if until_ms < max([_newest_ms(known), *starts]):
+        until_ms = wall_ms()  # a copy that was dated anew: it holds what is younger
     reconciler = Reconciler(
         transport=transport,
         observer=observer,
@@ -77,6 +81,11 @@ async def look_up(
         sink.record(fact)
     observer.note("looked up", journals=len(torn), strangers=len(strangers), adopted=len(claims.found))
     return len(claims.found)
+
+
+def _newest_ms(known: Known) -> int:
+    newest = pc.max(known.facts["at"]).as_py()
+    return 0 if newest is None else round(newest.timestamp() * 1000)
 
 
 def _facts(claims: Claims, job: Job, known: Known, *, price_of: Callable[[Work], int], at_ms: int) -> list[Fact]:

@@ -24,6 +24,7 @@ KNOWN_SKEW_MS = 5_000
 _EARLIER_SKEW_MS = 60_000 + KNOWN_SKEW_MS
 # The service keeps predictions for a week (documentation): what left before it, less an hour, no listing can prove.
 _REACH_MS = (7 * 24 - 1) * 3600 * 1000
+_BEYOND_REACH = Fault(kind="unknown_outcome", message="the history reaches back a week only")
 _MAX_PAGES = 1000
 _TRIES = 6
 _BACKOFF = Backoff(first_s=2.0, most_s=60.0, jitter=0.3)
@@ -126,7 +127,7 @@ class Reconciler:
     ) -> Verdicts | Fault:
         """Return the verdicts on a batch, or why the history can't be had."""
         if self._is_beyond_reach(batch[0]):
-            return Fault(kind="unknown_outcome", message="the history reaches back a week only")
+            return _BEYOND_REACH
 
         def tell(listing: _Listing, known: Collection[str]) -> tuple[Verdicts, object]:
             told = judge(batch, listing, known_ids=known, listed_params=self.listed_params)
@@ -149,8 +150,11 @@ class Reconciler:
         """Return the predictions that the service holds and this run has no record of, made between two moments of
         our clock, oldest first, once all that was sent by then must have settled; or why they can't be had.
 
-        Nothing of ours may be on its way: whatever is made meanwhile has no record either.
+        `since_ms` is 0 where nothing tells it. Nothing of ours may be on its way: whatever is made meanwhile has no
+        record either.
         """
+        if min(since_ms or until_ms, until_ms) < self.wall_ms() - _REACH_MS:
+            return _BEYOND_REACH
         # Whoever wrote until then has ended, so it is past, whatever a clock says that was set meanwhile.
         await asyncio.sleep(self.settle_s + min(0.0, (until_ms - self.wall_ms()) / 1000))
 

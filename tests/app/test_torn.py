@@ -5,18 +5,14 @@ The submission that is not on record is made by the test itself; the service's l
 
 import json
 import os
-import struct
 import time
 import urllib.request
-import zlib
 from pathlib import Path
 
 import pytest
 
 from batchflux.app.run import RunOptions
 from batchflux.core.errors import CheckpointDamaged
-from batchflux.core.model import CellStatus, Fact, FactKind
-from batchflux.io.journal import encode_fact
 from batchflux.sandbox import FaultRule, RunningSandbox, SandboxThread
 from tests.app.test_reconciliation import config, created, key, run
 
@@ -33,23 +29,10 @@ def submit(sandbox: RunningSandbox, number: int) -> None:
     urllib.request.urlopen(urllib.request.Request(url, body, headers)).close()  # noqa: S310 - our own sandbox
 
 
-def tear(folder: Path, *, last_fact_at_ms: int | None = None, written_at_s: float | None = None) -> None:
-    """End the newest journal in half a record, after one whole fact where a moment is given for it."""
+def tear(folder: Path, *, written_at_s: float | None = None) -> None:
+    """End the newest journal in half a record."""
     path = max(folder.rglob("*.journal"))
     with path.open("ab") as file:
-        if last_fact_at_ms is not None:
-            payload = encode_fact(
-                Fact(
-                    cell_id="0" * 32,
-                    kind=FactKind.RELEASED,
-                    at_ms=last_fact_at_ms,
-                    attempt=1,
-                    status=CellStatus.PENDING,
-                    attempts=0,
-                    cost_micro_usd=0,
-                )
-            )
-            file.write(struct.pack("<II", len(payload), zlib.crc32(payload)) + payload)
         file.write(b"\x40\x02\x00\x00half")
     if written_at_s is not None:
         os.utime(path, (written_at_s, written_at_s))
@@ -81,3 +64,27 @@ def test_the_retry_of_a_failed_cell(tmp_path: Path) -> None:
         again = run(tmp_path, sandbox, cells=3, options=RunOptions(retry_failed=True))
         assert created(sandbox) == {1: 2, 2: 1}
     assert again.standing.cost_usd == pytest.approx(4 * 0.08)
+
+
+def test_older_than_the_history_reaches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The service forgets a prediction after a week: that it lists none then proves nothing."""
+    plain, later_s = time.time_ns, 8 * 86400
+    rule = FaultRule(on="history", do="patch", data={"items": []})
+    with SandboxThread(config(rule)) as sandbox:
+        run(tmp_path, sandbox, cells=4, options=RunOptions(limit=2))
+        submit(sandbox, 2)
+        tear(tmp_path)
+        monkeypatch.setattr(time, "time_ns", lambda: plain() + later_s * 10**9)
+        with pytest.raises(CheckpointDamaged, match="a week only"):
+            run(tmp_path, sandbox, cells=4)
+        assert created(sandbox) == {1: 3}
+
+
+def test_a_journal_whose_time_of_writing_was_lost(tmp_path: Path) -> None:
+    """A restored copy may be dated long before what it holds: it is looked for until now."""
+    with SandboxThread(config()) as sandbox:
+        run(tmp_path, sandbox, cells=4, options=RunOptions(limit=2))
+        submit(sandbox, 2)
+        tear(tmp_path, written_at_s=time.time() - 3 * 86400)
+        assert run(tmp_path, sandbox, cells=4).standing.completed == 4
+        assert created(sandbox) == {1: 4}
