@@ -158,7 +158,7 @@ def _agreed(run_dir: Path) -> int:
     """Return the micro-USD up to which the user has agreed that this run may cost in its whole life."""
     try:
         return int(json.loads((run_dir / _AGREED_FILE).read_text())["micro_usd"])
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, OverflowError):
         return 0
 
 

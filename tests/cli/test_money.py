@@ -136,3 +136,12 @@ def test_loopback_is_never_asked_about(command: Command, tmp_path: Path) -> None
     with ExitStack() as stack:
         shop = _Shop(stack, tmp_path)
         assert command("run", shop.job, cwd=tmp_path).status == 0
+
+
+def test_a_consent_that_is_no_amount_is_none(paid: Command, tmp_path: Path) -> None:
+    """What was agreed to, damaged to a number beyond all bounds: asked again, in plain words."""
+    with ExitStack() as stack:
+        shop = _Shop(stack, tmp_path, paid)
+        assert shop.run("--limit", "1", "--yes").status == 3
+        (tmp_path / "out" / "agreed.json").write_text('{"micro_usd": 1e999}')
+        assert (shop.run().status, shop.made) == (2, 1)
