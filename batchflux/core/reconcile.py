@@ -6,16 +6,21 @@ Without inputs nothing is adopted, ever: the likeliest is not known, and a wrong
 eight cents.
 """
 
+import math
+import unicodedata
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from batchflux.core.catalog import known_model
 from batchflux.core.history import HistoryItem
 from batchflux.core.identity import parameter_key
-from batchflux.core.model import Params
+from batchflux.core.model import JsonValue, Params
 
 __all__ = ["Adopted", "Held", "LostSubmission", "Verdicts", "judge"]
+
+# A listing that shows the beginnings of prompts shows more than this; shorter, many prompts begin alike.
+_LEAST_KEPT = 32
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,7 +103,7 @@ def _likeness(
     """Say whether a prediction of the history is what was asked for.
 
     A default said and a default left out are the same. What the history adds beyond the model's known parameters is
-    the service's own and makes no difference; what it lacks of ours might.
+    the service's own and makes no difference; what it lacks of ours might, and so might another spelling.
     """
     if item.prediction.model is not None and item.prediction.model != lost.model:
         return "other"
@@ -108,10 +113,38 @@ def _likeness(
     ours = {name: value for name, value in lost.body.items() if listed is None or name in listed}
     wanted = {name: key for name, value in ours.items() if any(key := parameter_key(lost.model, name, value))}
     found = {name: key for name, value in item.inputs.items() if any(key := parameter_key(lost.model, name, value))}
-    if any(wanted[name] != found[name] for name in wanted.keys() & found.keys()):
-        return "other"
-    model = known_model(lost.model)
+    apart = [name for name in wanted.keys() & found.keys() if wanted[name] != found[name]]
     more = found.keys() - wanted.keys()
-    if model is not None and any(name in model.parameters for name in more):
+    model = known_model(lost.model)
+    stated = dict(ours)
+    if model is not None:
+        apart += [name for name in more if name in model.parameters]
+        stated = {name: parameter.default for name, parameter in model.parameters.items()} | ours
+    if not all(_is_nearly(stated.get(name), item.inputs[name]) for name in apart):
         return "other"
-    return "unclear" if wanted.keys() - found.keys() or (more and model is None) else "same"
+    return "unclear" if apart or wanted.keys() - found.keys() or (more and model is None) else "same"
+
+
+def _is_nearly(ours: JsonValue, theirs: Any) -> bool:
+    """Return whether a value may be ours as a service keeps it: trimmed or cut, a number as text or of fewer digits."""
+    number, kept_number = _as_number(ours), _as_number(theirs)
+    if number is not None and kept_number is not None:
+        is_rounded = not number.is_integer() and math.isclose(number, kept_number, rel_tol=1e-6)
+        return number == kept_number or is_rounded
+    if not isinstance(ours, str) or not isinstance(theirs, str):
+        return False
+    whole, kept = (_letters(text) for text in (ours, theirs))
+    return kept == whole or (len(kept) >= _LEAST_KEPT and whole.startswith(kept.rstrip(".")))
+
+
+def _as_number(value: Any) -> float | None:
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        return None
+    try:
+        return float(value)
+    except (ValueError, OverflowError):
+        return None
+
+
+def _letters(text: str) -> str:
+    return "".join(unicodedata.normalize("NFKC", text).split()).casefold()

@@ -103,3 +103,32 @@ def test_a_listing_asks_for_its_span_and_tells_what_is_odd() -> None:
     for answer in (HttpAnswer(status=404, body=b"{}"), HttpAnswer(status=200, body=b'{"code":200,"data":{}}')):
         assert isinstance(decipher_history(answer), Fault)
     assert isinstance(decipher_history(TransportFault(sent=True, message="reset")), Fault)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"prompt": "A kite over the old harbour of the town, at dawn."},
+        {"prompt": " A kite  over the old harbour of the town,\nat dawn. "},
+        {"prompt": "A kite over the old harbour of the town, a..."},
+        {"seed": "7"},
+        {"guidance_scale": 2.700000047683716},
+        {"guidance_scale": "2.70"},
+        {"safety_tolerance": 2},
+        {"num_images": "1"},
+    ],
+)
+def test_another_spelling_proves_nothing(change: Params) -> None:
+    """A history that trims, cuts or rounds what it was sent: not proven absent, so not sent again, and not adopted."""
+    ours: Params = {"prompt": "A kite over the old harbour of the town, at dawn. ", "seed": 7, "guidance_scale": 2.7}
+    verdicts = judge([lost("c", ours)], [listed("p1", {**ours, **change})], known_ids=())
+    assert [each.candidates for each in verdicts.held] == [("p1",)]
+
+
+@pytest.mark.parametrize(
+    "change", [{"prompt": "A kit"}, {"seed": 2147483646}, {"guidance_scale": 2.71}, {"safety_tolerance": 3}]
+)
+def test_another_value_is_another_request(change: Params) -> None:
+    """Next to ours is not nearly ours."""
+    ours: Params = {"prompt": "A kite over the old harbour", "seed": 2147483647, "guidance_scale": 2.7}
+    assert judge([lost("c", ours)], [listed("p1", {**ours, **change})], known_ids=()).held == ()
