@@ -14,7 +14,7 @@ from batchflux.core.catalog import KNOWN_MODELS, known_model
 from batchflux.core.grid import Grid
 from batchflux.core.history import HistoryItem
 from batchflux.core.identity import Key, add_keys, body_key, ordinal_key
-from batchflux.core.model import CellStatus
+from batchflux.core.model import Cell, CellStatus, Params
 from batchflux.core.progress import STATUS_CODES, StatusArray
 
 __all__ = ["Claims", "claim"]
@@ -36,14 +36,16 @@ def claim(
     statuses: StatusArray,
     *,
     listed_params: Mapping[str, Collection[str]],
+    ours: Iterable[tuple[Cell, HistoryItem]] = (),
 ) -> Claims:
     """Give each prediction to the first pending cell, else the first failed one, that asks for what it was made from.
 
     `listed_params` are each model's parameters as the service lists them, where known. A model that the catalogue
     doesn't know may have defaults that nobody can tell from what was asked, and a parameter that the service doesn't
-    list stands in no history: then nothing is clear.
+    list stands in no history: then nothing is clear. Nor is it where the history keeps one of `ours`, cells and their
+    own predictions, otherwise than it was sent: trimmed, rounded, or short of a parameter.
     """
-    is_blurred = _is_blurred(grid, listed_params)
+    is_blurred = _is_blurred(grid, listed_params) or any(not _is_kept(cell, item) for cell, item in ours)
     keys: dict[Key, list[HistoryItem]] = {}
     unclear: list[HistoryItem] = []
     for item in strangers:
@@ -54,9 +56,7 @@ def claim(
             unclear.append(item)
             continue
         for name in grid.recipe.models if model is None else [model]:
-            parameters = KNOWN_MODELS[name].parameters  # blurred without
-            body = {key: value for key, value in item.inputs.items() if key in parameters}
-            keys.setdefault(body_key(name, body), []).append(item)
+            keys.setdefault(_inputs_key(name, item.inputs), []).append(item)
     found: list[tuple[int, HistoryItem]] = []
     claimed: set[str] = set()
     places = list(_search(grid, keys))
@@ -68,6 +68,19 @@ def claim(
                 claimed.add(left[0].prediction.id)
                 found.append((index, left[0]))
     return Claims(found=tuple(found), unclear=tuple(unclear))
+
+
+def _inputs_key(model: str, inputs: Params) -> Key:
+    """Return the key of what the history says that a known model was asked for."""
+    parameters = KNOWN_MODELS[model].parameters
+    return body_key(model, {name: value for name, value in inputs.items() if name in parameters})
+
+
+def _is_kept(cell: Cell, item: HistoryItem) -> bool:
+    """Return whether the history tells what a cell of a known model asked for."""
+    if cell.model not in KNOWN_MODELS or item.inputs is None:
+        return False
+    return _inputs_key(cell.model, item.inputs) == body_key(cell.model, cell.body)
 
 
 def _search(grid: Grid, keys: Iterable[Key]) -> Iterator[tuple[Key, int]]:

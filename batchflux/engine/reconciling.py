@@ -15,7 +15,7 @@ from batchflux.core.reconcile import LostSubmission, Verdicts, judge
 from batchflux.core.retry import Backoff
 from batchflux.engine.ports import Observer, Transport
 
-__all__ = ["KNOWN_SKEW_MS", "Reconciler"]
+__all__ = ["KNOWN_SKEW_MS", "Found", "Reconciler"]
 
 # Where no answer has told how far the service's clock is from ours.
 _UNKNOWN_SKEW_MS = 15 * 60_000
@@ -40,6 +40,13 @@ class _Sent(NamedTuple):
     sent_ms: int
     seen_ms: int
     clock_offsets_ms: tuple[int, int] | None
+
+
+class Found(NamedTuple):
+    """What the history holds: predictions that this run has no record of, oldest first, and those that it made."""
+
+    strangers: _Listing
+    ours: _Listing
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -146,9 +153,9 @@ class Reconciler:
         since_ms: int,
         until_ms: int,
         clock_offsets_ms: tuple[int, int] | None,
-    ) -> tuple[HistoryItem, ...] | Fault:
-        """Return the predictions that the service holds and this run has no record of, made between two moments of
-        our clock, oldest first, once all that was sent by then must have settled; or why they can't be had.
+    ) -> Found | Fault:
+        """Return the predictions that the service holds, made between two moments of our clock, once all that was sent
+        by then must have settled; or why they can't be had.
 
         `since_ms` is 0 where nothing tells it. Nothing of ours may be on its way: whatever is made meanwhile has no
         record either.
@@ -158,10 +165,11 @@ class Reconciler:
         # Whoever wrote until then has ended, so it is past, whatever a clock says that was set meanwhile.
         await asyncio.sleep(self.settle_s + min(0.0, (until_ms - self.wall_ms()) / 1000))
 
-        def tell(listing: _Listing, known: Collection[str]) -> tuple[tuple[HistoryItem, ...], object]:
+        def tell(listing: _Listing, known: Collection[str]) -> tuple[Found, object]:
             strange = [item for item in listing if item.prediction.id not in known]
             strange.sort(key=lambda item: (item.prediction.created_at_ms or 0, item.prediction.id))
-            return tuple(strange), {item.prediction.id for item in strange}
+            ours = tuple(item for item in listing if item.prediction.id in known)
+            return Found(tuple(strange), ours), {item.prediction.id for item in strange}
 
         sent = _Sent(max(since_ms, self.wall_ms() - _REACH_MS), until_ms, clock_offsets_ms)
         span = _Span(models=frozenset(models), sent=(sent,))

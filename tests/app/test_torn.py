@@ -7,13 +7,16 @@ import json
 import os
 import time
 import urllib.request
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from batchflux.app.run import RunOptions
 from batchflux.core.errors import CheckpointDamaged
 from batchflux.sandbox import FaultRule, RunningSandbox, SandboxThread
+from batchflux.sandbox.behaviour import PredictionRecord
 from tests.app.test_reconciliation import config, created, key, run
 
 __all__ = ["key"]
@@ -86,5 +89,42 @@ def test_a_journal_whose_time_of_writing_was_lost(tmp_path: Path) -> None:
         run(tmp_path, sandbox, cells=4, options=RunOptions(limit=2))
         submit(sandbox, 2)
         tear(tmp_path, written_at_s=time.time() - 3 * 86400)
+        assert run(tmp_path, sandbox, cells=4).standing.completed == 4
+        assert created(sandbox) == {1: 4}
+
+
+def _trimmed(inputs: dict[str, Any]) -> None:
+    inputs["prompt"] = inputs["prompt"].replace(" ", "")
+
+
+def _as_text(inputs: dict[str, Any]) -> None:
+    inputs["seed"] = str(inputs["seed"])
+
+
+def _without_seed(inputs: dict[str, Any]) -> None:
+    del inputs["seed"]
+
+
+@pytest.mark.parametrize("change", [_trimmed, _as_text, _without_seed])
+def test_a_history_that_changes_what_was_sent(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: Callable[[dict[str, Any]], None]
+) -> None:
+    """It shows in what the run itself has sent: then a prediction that no cell seems to ask for proves nothing."""
+    with SandboxThread(config()) as sandbox:
+        run(tmp_path, sandbox, cells=4, options=RunOptions(limit=2))
+        submit(sandbox, 2)
+        tear(tmp_path)
+        plain = PredictionRecord.parsed_inputs
+
+        def changed(record: PredictionRecord) -> dict[str, Any]:
+            inputs: dict[str, Any] = plain(record)
+            change(inputs)
+            return inputs
+
+        with monkeypatch.context() as patch:
+            patch.setattr(PredictionRecord, "parsed_inputs", changed)
+            with pytest.raises(CheckpointDamaged, match="could be any cell's"):
+                run(tmp_path, sandbox, cells=4)
+        assert created(sandbox) == {1: 3}
         assert run(tmp_path, sandbox, cells=4).standing.completed == 4
         assert created(sandbox) == {1: 4}
