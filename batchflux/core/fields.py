@@ -49,11 +49,16 @@ def as_code(value: Any) -> int | None:
     return value if isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**31 else None
 
 
+_NEVER_MS = 7_258_118_400_000  # the year 2200
 _MOMENT = re.compile(r"(\d{4}-\d\d-\d\d)[T ](\d\d:\d\d:\d\d)(?:\.(\d+))?\s*(Z|[+-]\d\d:?\d\d)?", re.IGNORECASE)
 
 
 def as_moment_ms(value: Any) -> int | None:
-    """Return an RFC 3339 moment as UTC milliseconds; [seen] fractions have 3 or 9 digits; without a zone it is UTC."""
+    """Return an RFC 3339 moment as UTC milliseconds; [seen] fractions have 3 or 9 digits; without a zone it is UTC.
+
+    What databases and languages write for no moment at all (year 1, the epoch's first second, 9999) is None: taken for
+    the service's clock, it would let lost submissions be looked for where they can't be.
+    """
     found = _MOMENT.fullmatch(value.strip()) if isinstance(value, str) else None
     if found is None:
         return None
@@ -63,7 +68,8 @@ def as_moment_ms(value: Any) -> int | None:
         moment = datetime.fromisoformat(f"{day}T{clock}{zone}").astimezone(UTC)
     except (ValueError, OverflowError):
         return None
-    return int(moment.timestamp()) * 1000 + int(((fraction or "") + "000")[:3])
+    at_ms = int(moment.timestamp()) * 1000 + int(((fraction or "") + "000")[:3])
+    return at_ms if 0 < at_ms < _NEVER_MS else None
 
 
 def as_micro_usd(value: Any) -> int | None:
