@@ -39,12 +39,14 @@ def decipher_balance(answer: HttpAnswer | TransportFault) -> int | None:
 
 
 def decipher_price(answer: HttpAnswer | TransportFault) -> int | None:
-    """Return the quoted price of one request in micro-USD, the discounted one where given, or None."""
+    """Return the quoted price of one request in micro-USD, the discounted one where given, or None.
+
+    Nothing is no price: no budget would hold what then is charged all the same. `run.price: 0` says that it is free.
+    """
     data = ok_data(answer)
     if not isinstance(data, dict):
         return None
-    discounted = as_micro_usd(data.get("discounted_price"))
-    return discounted if discounted is not None else as_micro_usd(data.get("price"))
+    return as_micro_usd(data.get("discounted_price")) or as_micro_usd(data.get("price")) or None
 
 
 def decipher_models(answer: HttpAnswer | TransportFault) -> Mapping[str, Mapping[str, Any]] | None:

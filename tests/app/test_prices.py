@@ -72,3 +72,12 @@ def test_a_price_that_is_quoted_for_some_shapes_only(tmp_path: Path) -> None:
     assert plan.prices_usd == {job.spec.model: 0.2}
     assert plan.cheapest_usd == {job.spec.model: 0.08}
     assert "$0.08 to $0.20 an image" in str(plan)
+
+
+def test_a_budget_is_kept_where_nothing_is_quoted_for_a_price(tmp_path: Path) -> None:
+    """A quote of 0, and a charge all the same: the list price is counted."""
+    free = FaultRule(on="price", do="patch", data={"price": 0, "discounted_price": 0})
+    with quick_service(free) as service:
+        spec = write_spec(tmp_path, service, TABLE, grid={"seed": [1, 2]}, run={"budget": 0.2})
+        assert batchflux.run(batchflux.load_job(spec)).exit_status == 3
+        assert owed(service) == 160_000

@@ -314,7 +314,8 @@ def test_balance_and_price() -> None:
     assert decipher_balance(TransportFault(sent=True, message="reset")) is None
     assert decipher_price(answer({"price": 0.08, "discounted_price": 0.072})) == 72_000
     assert decipher_price(answer({"price": 0.08, "discounted_price": None})) == 80_000
-    assert decipher_price(answer({"price": 0.08, "discounted_price": 0})) == 0
+    assert decipher_price(answer({"price": 0.08, "discounted_price": 0})) == 80_000
+    assert decipher_price(answer({"price": 0, "discounted_price": 1e-9})) is None
     assert decipher_price(answer({})) is None
     assert decipher_price(answer({"price": 0.08}, code=500)) is None
 
