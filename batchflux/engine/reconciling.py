@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple, TypeVar
 
-from batchflux.core.history import HistoryItem, build_history, decipher_history
+from batchflux.core.history import PAGE_SIZE, HistoryItem, build_history, decipher_history
 from batchflux.core.model import Fault
 from batchflux.core.reconcile import LostSubmission, Verdicts, judge
 from batchflux.core.retry import Backoff
@@ -251,6 +251,8 @@ class Reconciler:
             if answer.is_odd:
                 return Fault(kind="bad_response", message="the history holds entries that are no predictions")
             fresh = [item for item in answer.items if item.prediction.id not in found]
+            if not fresh and len(answer.items) >= PAGE_SIZE:
+                return Fault(kind="bad_response", message=f"the history's page {page} repeats what is before it")
             if not fresh:
                 # The end: an empty page, or one that a service repeats which doesn't look at the page's number.
                 return tuple(found.values())

@@ -35,3 +35,21 @@ def test_another_job_at_work_on_the_account_hides_no_lost_submission() -> None:
     run_virtually(engine.run([work()]))
     assert len(engine.posts) == 1
     assert (engine.sink.all[-1].status, engine.sink.all[-1].prediction_id) == (CellStatus.COMPLETED, "ours")
+
+
+@pytest.mark.fault("S17")
+def test_a_history_that_gives_its_first_page_for_every_page() -> None:
+    """A full page is not all there is: what stands behind it may be what was lost, and nothing is sent again."""
+
+    def history(query: Mapping[str, JsonValue]) -> HttpAnswer:
+        others = [{"id": f"other{number}", "inputs": {"prompt": "somebody else's"}} for number in range(100)]
+        return answer({"items": others})
+
+    engine = SmallEngine(
+        submit=lambda body: TransportFault(sent=True, message="reset"),
+        history=history,
+        poll=lambda name: answer({"id": name, "status": "completed", "outputs": ["https://host/1.png"]}),
+    )
+    run_virtually(engine.run([work()]))
+    assert len(engine.posts) == 1
+    assert engine.sink.all[-1].status is CellStatus.UNKNOWN
