@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from batchflux.app.resume import Known, PaceSeen
-from batchflux.app.rundir import RunIdentity
+from batchflux.app.rundir import RunIdentity, has_facts
 from batchflux.core.arrow import Flags, Ints, as_ints, from_flags, from_ints, list_lengths, numbered, places_of
 from batchflux.core.cellstates import STATE_COLUMNS, CellIndex, CellStates
 from batchflux.core.errors import CheckpointDamaged
@@ -22,7 +22,7 @@ from batchflux.core.ledger import FOLD_COLUMNS, compact, fold
 from batchflux.core.model import CellStatus
 from batchflux.core.progress import EXCLUDED
 from batchflux.engine.local import KNOWN_IDS
-from batchflux.io.facts import CHECKPOINT_DIR, stream_facts
+from batchflux.io.facts import stream_facts
 from batchflux.io.parts import FACT_SCHEMA, empty_table
 
 __all__ = ["Held", "gather", "gather_retired", "lay_over", "read_known"]
@@ -57,7 +57,7 @@ def read_known(grid: Grid, run_dir: Path, identity: RunIdentity | None) -> Known
         reading = _Reading(grid)
         return reading.add
 
-    if identity is not None and (run_dir / CHECKPOINT_DIR).is_dir():
+    if identity is not None and has_facts(run_dir):
         damage = stream_facts(run_dir, columns=_COLUMNS, begin=begin, job_id=identity.run_id)
         if damage:
             raise CheckpointDamaged(run_dir, damage=damage)

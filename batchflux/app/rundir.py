@@ -14,11 +14,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from batchflux.app.job import IDENTITY_FILE, JOB_FILE, PROMPTS_FILE, Job, twin_of
-from batchflux.core.errors import ForeignRunDir, StorageError, UsageError
+from batchflux.core.errors import CheckpointDamaged, ForeignRunDir, StorageError, UsageError
 from batchflux.core.identity import IDENTITY_VERSION
 from batchflux.core.spec import resolved_mapping
 from batchflux.io.facts import CHECKPOINT_DIR, JOURNAL_DIR
 from batchflux.io.jobfile import dump_job
+from batchflux.io.manifest import MANIFEST
 from batchflux.io.prompts import open_table
 from batchflux.io.storage import list_names, make_dir, publish_bytes, publish_with, read_bytes, sweep_temporaries
 
@@ -28,6 +29,7 @@ __all__ = [
     "RunIdentity",
     "check_origin",
     "freeze_job",
+    "has_facts",
     "is_rehearsal",
     "twin_of",
 ]
@@ -86,6 +88,16 @@ def is_rehearsal(run_dir: Path) -> bool:
     """Return whether a run directory is a sandbox's, so that what it costs is play money."""
     found = RunIdentity.read(run_dir)
     return found is not None and found.origin == SANDBOX_ORIGIN
+
+
+def has_facts(run_dir: Path) -> bool:
+    """Return whether a run that was begun has stated any facts yet. Raises CheckpointDamaged where they are gone."""
+    if any((run_dir / name).is_dir() for name in (CHECKPOINT_DIR, JOURNAL_DIR)):
+        return True
+    if (run_dir / MANIFEST).exists():
+        lost = f"{CHECKPOINT_DIR}/ and {JOURNAL_DIR}/ are missing beside a {MANIFEST}; put them back"
+        raise CheckpointDamaged(run_dir, damage=[lost])
+    return False  # killed when it had only just begun
 
 
 def freeze_job(job: Job) -> Job:

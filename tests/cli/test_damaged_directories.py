@@ -1,6 +1,7 @@
 """Run directories that were meddled with, and jobs of impossible size: said before anything is submitted."""
 
 import os
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -30,6 +31,10 @@ def _lose_parts(out: Path) -> None:
         part.unlink()
 
 
+def _lose_the_checkpoint(out: Path) -> None:
+    shutil.rmtree(out / "checkpoint")
+
+
 def _make_a_part_unreadable(out: Path) -> None:
     part = next((out / "checkpoint").glob("*.parquet"))
     part.unlink()
@@ -37,7 +42,7 @@ def _make_a_part_unreadable(out: Path) -> None:
 
 
 @pytest.mark.fault("D04", "D11")
-@pytest.mark.parametrize("harm", [_lose_parts, _make_a_part_unreadable])
+@pytest.mark.parametrize("harm", [_lose_parts, _lose_the_checkpoint, _make_a_part_unreadable])
 def test_facts_that_are_gone_stop_the_spending(
     command: Command, service: RunningSandbox, tmp_path: Path, harm: Callable[[Path], None]
 ) -> None:
@@ -47,6 +52,18 @@ def test_facts_that_are_gone_stop_the_spending(
     done = command("run", job, cwd=tmp_path)
     assert done.status in (2, 4)
     assert "part-00000001.parquet" in done.err
+    assert service.stats["submissions_received"] == made
+
+
+@pytest.mark.fault("D11")
+def test_a_checkpoint_that_is_gone_with_its_journal(command: Command, service: RunningSandbox, tmp_path: Path) -> None:
+    """A manifest beside nothing else: there was a run, and what it paid for can't be told."""
+    job, made = _begun(tmp_path, service, command)
+    for name in ("checkpoint", "journal"):
+        shutil.rmtree(tmp_path / "out" / name)
+    done = command("run", job, cwd=tmp_path)
+    assert done.status == 4
+    assert "checkpoint/ and journal/ are missing beside a manifest.parquet" in done.err
     assert service.stats["submissions_received"] == made
 
 
