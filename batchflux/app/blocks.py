@@ -12,13 +12,13 @@ from typing import Final, NamedTuple
 import numpy as np
 import pyarrow as pa
 
-from batchflux.app.rundir import RunIdentity
+from batchflux.app.rundir import RunIdentity, has_facts
 from batchflux.core.arrow import Ints, as_ints, from_flags, from_ints
 from batchflux.core.cellstates import CellIndex
 from batchflux.core.errors import CheckpointDamaged
 from batchflux.core.grid import Grid, GridSlice
 from batchflux.core.ledger import FOLD_COLUMNS, compact, fold
-from batchflux.io.facts import CHECKPOINT_DIR, stream_facts
+from batchflux.io.facts import stream_facts
 from batchflux.io.parts import empty_table
 from batchflux.io.spill import Piles
 
@@ -47,7 +47,7 @@ def read_blocks(grid: Grid, run_dir: Path, identity: RunIdentity | None, *, colu
     names = tuple(dict.fromkeys([*FOLD_COLUMNS, *columns]))
     with ExitStack() as stack:
         piles = None
-        if identity is not None and (run_dir / CHECKPOINT_DIR).is_dir():
+        if identity is not None and has_facts(run_dir):
             piles = _sort_facts(grid, run_dir, identity, stack, names=names)
         for number, piece in enumerate(grid.slices(_BLOCK_CELLS)):
             facts = None if piles is None else piles.of(number)
