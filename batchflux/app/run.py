@@ -189,6 +189,8 @@ def _start_sandbox(job: Job, options: RunOptions, stack: ExitStack) -> str:
 
 @asynccontextmanager
 async def _checkpoint(run_dir: Path, identity: RunIdentity, lock: RunLock) -> AsyncIterator[CheckpointWriter]:
-    writer = await asyncio.to_thread(CheckpointWriter.open, run_dir, identity.run_id, is_ours=lock.is_held)
+    writer = await asyncio.to_thread(
+        CheckpointWriter.open, run_dir, identity.run_id, was_left=lock.was_left, is_ours=lock.is_held
+    )
     async with writer:
         yield writer

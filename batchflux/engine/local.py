@@ -97,7 +97,7 @@ class Engine:
     resubmits_unknown: bool = False
     ids_before: Iterable[str] = ()
 
-    _start_worker: Callable[[], asyncio.Task[None]] = field(init=False)
+    _start_worker: Callable[[], asyncio.Task[None]] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         pace = PollPace()

@@ -65,19 +65,23 @@ class CheckpointWriter:
         self._sealer = ThreadPoolExecutor(max_workers=1, thread_name_prefix="batchflux-seal")
 
     @classmethod
-    def open(cls, run_dir: Path, job_id: str, *, is_ours: Callable[[], bool] = lambda: True) -> Self:
+    def open(
+        cls, run_dir: Path, job_id: str, *, was_left: bool = False, is_ours: Callable[[], bool] = lambda: True
+    ) -> Self:
         """Bring what an earlier run left into order and begin a new journal; blocks, a second for a few journals.
 
-        `is_ours` says whether the run's lock still guards the directory; without it no intent is durable any more.
+        `was_left`: an earlier run died here, so that its journal must be there. `is_ours` says whether the run's lock
+        still guards the directory; without it no intent is durable any more.
         `recovered` then holds a line for each journal that had to be sealed or set aside, and `torn` the journals
         whose ends may have held facts: nothing may be spent before those are looked up. Raise CheckpointDamaged
         where a journal holds damage, has no place in the sequence or is another job's, and again at every later
         open while a damaged one lies there; StorageError.
         """
+        must_have_journal = was_left and (run_dir / CHECKPOINT_DIR).is_dir()
         for folder in (CHECKPOINT_DIR, JOURNAL_DIR):
             make_dir(run_dir / folder)
             sweep_temporaries(run_dir / folder)
-        recovered = recover(run_dir, job_id=job_id)
+        recovered = recover(run_dir, job_id=job_id, must_have_journal=must_have_journal)
         sequence = recovered.sequence + 1
         header = JournalHeader(job_id=job_id, sequence=sequence, predecessor=recovered.digest)
         journal = Journal.create(journal_path(run_dir, sequence), header=header)

@@ -27,11 +27,13 @@ _MAX_HOLDER_BYTES = 4096  # ours is about 100; a file put there by somebody else
 class RunLock:
     """Hold a run directory for the time of a `with` block; the lock dies with the process, whatever kills it.
 
-    Entering raises RunDirLocked with the holder's pid, host and start, or StorageError where the file system can't
-    lock. The directory is made where it isn't there. Children don't inherit the lock, forked or started.
+    `was_left` tells whether whoever held it before died with it. Entering raises RunDirLocked with the holder's pid,
+    host and start, or StorageError where the file system can't lock. The directory is made where it isn't there.
+    Children don't inherit the lock, forked or started.
     """
 
     def __init__(self, run_dir: Path) -> None:
+        self.was_left = False
         self._run_dir = run_dir
         self._fd: int | None = None
 
@@ -44,6 +46,7 @@ class RunLock:
             raise StorageError(path, doing="open the lock", cause=error) from error
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self.was_left = os.fstat(fd).st_size > 0
             _write_holder(fd)
         except BlockingIOError as error:
             holder = _read_holder(fd)

@@ -17,6 +17,8 @@ from itertools import count
 from pathlib import Path
 from typing import Final
 
+import pyarrow.compute as pc
+
 from batchflux.core.errors import CheckpointDamaged
 from batchflux.io.facts import (
     DAMAGED_PREFIX,
@@ -45,7 +47,8 @@ _LOST: Final = (
 class TornJournal:
     """A journal whose end can't be read, set aside: what it lost was written between two moments of our clock.
 
-    `since_ms` is that of its last whole fact, None where it has none; `until_ms` that of the last write to the file.
+    `since_ms` is that of its last whole fact, or of the newest in the parts, None where there is none; `until_ms` that
+    of the last write to the file.
     """
 
     path: Path
@@ -83,14 +86,18 @@ def publish_part(
     return digest(data)
 
 
-def recover(run_dir: Path, *, job_id: str) -> Recovered:
+def recover(run_dir: Path, *, job_id: str, must_have_journal: bool = False) -> Recovered:
     """Seal the journals that an interrupted run left, oldest first.
 
-    Safe to be interrupted and repeated. Raise CheckpointDamaged where a journal can't be believed or was set aside,
-    now or earlier; StorageError.
+    Where none is left of a run that must have had one, an empty one is set aside in its place: all that it held is in
+    doubt. Safe to be interrupted and repeated. Raise CheckpointDamaged where a journal can't be believed or was set
+    aside, now or earlier; StorageError.
     """
     parts, journals = list_parts(run_dir), list_journals(run_dir)
     last = max(parts, default=0)
+    if must_have_journal and not journals:
+        gone = journal_path(run_dir, last + 1)
+        publish_bytes(_free_name(gone.with_name(TORN_PREFIX + gone.name)), b"")
     last_digest = digest(read_bytes(parts[last])) if parts else None
     notes: list[str] = []
     damage: list[str] = []
@@ -140,9 +147,18 @@ def list_torn(run_dir: Path) -> tuple[TornJournal, ...]:
     found = []
     for path in paths:
         payloads = scan_journal(read_bytes(path)).payloads
-        since_ms = int(json.loads(payloads[-1])["at_ms"]) if payloads else None
+        since_ms = int(json.loads(payloads[-1])["at_ms"]) if payloads else _newest_sealed_ms(run_dir)
         found.append(TornJournal(path=path, since_ms=since_ms, until_ms=modified_ms(path)))
     return tuple(found)
+
+
+def _newest_sealed_ms(run_dir: Path) -> int | None:
+    """Return the moment of the last part's newest fact, None where there is no part."""
+    parts = list_parts(run_dir)
+    if not parts:
+        return None
+    newest = pc.max(decipher_part(read_bytes(parts[max(parts)]), columns=["at"]).facts["at"]).as_py()
+    return None if newest is None else round(newest.timestamp() * 1000)
 
 
 def _drop_sealed(path: Path, *, part: Path) -> list[str]:

@@ -75,6 +75,7 @@ def test_a_burst_of_refusals_pauses_once() -> None:
     assert pace.ready_at_s() == 2.5
 
 
+@pytest.mark.fault("H14")
 def test_retry_after_is_honoured() -> None:
     """What the service advises is waited up to five minutes, and a later shorter advice doesn't shorten it."""
     pace = Pace(images_per_s=None)
@@ -87,6 +88,7 @@ def test_retry_after_is_honoured() -> None:
     assert pace.ready_at_s() == 401.5
 
 
+@pytest.mark.fault("H15")
 def test_an_hour_of_429_is_asked_about_once_a_minute() -> None:
     """H15: without Retry-After an hour of refusals costs a few dozen tries."""
     pace, now_s, tries = Pace(images_per_s=None), 0.0, 0

@@ -128,6 +128,7 @@ def test_words_name_the_limit() -> None:
     assert limit_named_in("") is None
 
 
+@pytest.mark.fault("H15")
 def test_a_storm_says_nothing_of_the_limits() -> None:
     """An hour in which everything is refused is knocked at less than once in 10 s, and full speed is back at once."""
     account, run = Account(slots=SLOTS, refuses_all=(60.0, 3660.0)), Run(throttle=learner())

@@ -102,6 +102,22 @@ def test_a_last_record_that_went_bad(tmp_path: Path, victims: Victims, harm: str
         life.finish()
 
 
+@pytest.mark.fault("D11")
+@pytest.mark.parametrize("lives", [1, 2], ids=["in its first minute", "with a part sealed"])
+def test_a_journal_that_is_gone(tmp_path: Path, victims: Victims, lives: int) -> None:
+    """A killed run's journal that somebody removed: what it held is looked up before anything is bought."""
+    with Life.begun(tmp_path / "life", Plan(rows=10), victims) as life:
+        for _ in range(lives):
+            assert life.run(Strike(act="kill after", point="send submit", nth=4), "--concurrency", "1").is_killed
+        ledger = life.records()
+        for path in (life.run_dir / "journal").iterdir():
+            path.unlink()
+        end = life.run(None, "--limit", "0")
+        assert (end.status, life.records()) == (3, ledger), end.err
+        assert end.summary["completed"] == len(ledger)
+        life.finish()
+
+
 def test_a_torn_end_where_the_history_cannot_tell(tmp_path: Path, victims: Victims) -> None:
     """Without inputs it could be any cell's: the run stops, tells the prediction, and goes on at the user's word."""
     with Life.begun(tmp_path / "life", Plan(rows=10, inputs=False), victims) as life:

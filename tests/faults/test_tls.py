@@ -96,7 +96,7 @@ def test_an_authority_is_trusted_where_it_is_named_and_only_there(authority: Aut
     trusted, stranger = (TlsServer(authority.signed(name).context()) for name in ("sound", "sound-too"))
     found = _submit(trusted, ca_file=authority.certificate)
     assert isinstance(decipher_submit(found), Accepted), found
-    assert b"Bearer a-key" in trusted.heard[0]
+    assert f"Bearer {CANARY}".encode() in trusted.heard[0]
     assert isinstance(decipher_submit(_submit(stranger, ca_file=None)), NotSent)
     assert stranger.heard == []
 

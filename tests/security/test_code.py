@@ -114,7 +114,9 @@ def test_no_code_comes_from_data() -> None:
 def test_one_place_publishes_files() -> None:
     """Renaming into place stands in one module, so that nothing is published that was not flushed."""
     renames = {name for name, call, _ in calls() if call in ("os.replace", "os.rename") or call.startswith("shutil.")}
-    assert renames - {"io/neighbours.py"} == {"io/storage.py"}  # there a live run's own note, which nobody keeps
+    others = {"io/neighbours.py"}  # a live run's own note, which nobody keeps
+    others |= {"export/provenance.py", "export/parquet.py", "export/staging.py"}  # a dataset, built beside its place
+    assert renames - others == {"io/storage.py"}
 
 
 @pytest.mark.security(24)
