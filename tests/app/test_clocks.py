@@ -60,7 +60,7 @@ def test_a_clock_that_is_set_between_two_runs(tmp_path: Path, monkeypatch: pytes
 @pytest.mark.parametrize("never", ["0001-01-01T00:00:00Z", "1970-01-01T00:00:00Z", "9999-12-31T23:59:59Z"])
 def test_an_answer_dated_to_no_moment_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, never: str) -> None:
     """It tells nothing of the service's clock: what is lost is looked for about now, found, and made once."""
-    monkeypatch.setenv("WAVESPEED_API_KEY", "a-key-for-loopback")
+    monkeypatch.setenv("WAVESPEED_API_KEY", CANARY)
     lost = FaultRule(on="submit", do="close", when="after", at=frozenset({3}))
     with SandboxThread(config(lost, FaultRule(on="submit", do="patch", data={"created_at": never}))) as sandbox:
         result = run(tmp_path, sandbox, cells=6)
