@@ -28,7 +28,7 @@ from batchflux.io.manifest import (
 from batchflux.io.parts import empty_table
 from batchflux.io.storage import list_names
 
-__all__ = ["is_manifest_current", "publish_results", "stamp_of_facts"]
+__all__ = ["is_manifest_current", "manifest_source", "publish_results", "stamp_of_facts"]
 
 
 def publish_results(job: Job, known: Known, *, base_url: str) -> None:
@@ -37,7 +37,17 @@ def publish_results(job: Job, known: Known, *, base_url: str) -> None:
     if not known.is_empty and is_as_written(job.run_dir / MANIFEST, stamp=stamp):
         return
     identity = RunIdentity.read(job.run_dir)
-    source = ManifestSource(
+    write_manifest(job.run_dir / MANIFEST, manifest_source(job, identity, base_url=base_url, stamp=stamp))
+    retired = empty_table()
+    if known.n_retired and identity is not None:
+        retired = gather_retired(job.grid, job.run_dir, identity)
+    write_retired(job.run_dir / RETIRED, retired, base_url=base_url)
+    pa.default_memory_pool().release_unused()  # else what was free for a moment stays the process's
+
+
+def manifest_source(job: Job, identity: RunIdentity | None, *, base_url: str, stamp: str) -> ManifestSource:
+    """Return what a manifest of this job and the facts on the disk is made of; it can be gone through once."""
+    return ManifestSource(
         grid=job.grid,
         part=job.rows.part,
         carried=_Window(job.carried()),
@@ -46,12 +56,6 @@ def publish_results(job: Job, known: Known, *, base_url: str) -> None:
         base_url=base_url,
         stamp=stamp,
     )
-    write_manifest(job.run_dir / MANIFEST, source)
-    retired = empty_table()
-    if known.n_retired and identity is not None:
-        retired = gather_retired(job.grid, job.run_dir, identity)
-    write_retired(job.run_dir / RETIRED, retired, base_url=base_url)
-    pa.default_memory_pool().release_unused()  # else what was free for a moment stays the process's
 
 
 def is_manifest_current(run_dir: Path) -> bool:

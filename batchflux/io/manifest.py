@@ -35,6 +35,7 @@ __all__ = [
     "ManifestSource",
     "is_as_written",
     "iter_tables",
+    "manifest_tables",
     "read_manifest",
     "write_manifest",
     "write_retired",
@@ -129,10 +130,20 @@ def write_manifest(path: Path, source: ManifestSource) -> None:
     schema = _schema(source).with_metadata({"batchflux.stamp": source.stamp, _WRITTEN: str(written_ns)})
     with publish_with(path) as temporary:
         with pq.ParquetWriter(temporary, schema, compression="zstd") as writer:
-            for piece, facts, indexes in source.blocks:
-                if len(piece.indexes):
-                    writer.write_table(_batch(source, piece, facts, indexes, schema))
+            for table in _tables(source, schema):
+                writer.write_table(table)
         os.utime(temporary, ns=(written_ns, written_ns))
+
+
+def manifest_tables(source: ManifestSource) -> Iterator[pa.Table]:
+    """Yield what a manifest would hold, in grid order, some ten thousand rows at a time."""
+    return _tables(source, _schema(source))
+
+
+def _tables(source: ManifestSource, schema: pa.Schema) -> Iterator[pa.Table]:
+    for piece, facts, indexes in source.blocks:
+        if len(piece.indexes):
+            yield _batch(source, piece, facts, indexes, schema)
 
 
 def is_as_written(path: Path, *, stamp: str) -> bool:
@@ -399,7 +410,8 @@ def _per_image(frame: "pd.DataFrame") -> "pd.DataFrame":
     return pd.concat([taken, images], axis=1)
 
 
-def iter_tables(path: Path, *, columns: Sequence[str]) -> Iterator[pa.Table]:
-    """Yield some of a manifest's columns, some ten thousand rows at a time."""
-    for batch in pq.ParquetFile(path).iter_batches(batch_size=65_536, columns=list(columns), use_threads=False):
+def iter_tables(path: Path, *, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
+    """Yield some of a manifest's columns, or all, some ten thousand rows at a time."""
+    names = None if columns is None else list(columns)
+    for batch in pq.ParquetFile(path).iter_batches(batch_size=65_536, columns=names, use_threads=False):
         yield pa.Table.from_batches([batch])

@@ -10,6 +10,7 @@ import errno
 import fcntl
 import os
 import secrets
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -27,7 +28,9 @@ __all__ = [
     "publish_with",
     "read_bytes",
     "remove",
+    "remove_folder",
     "rename",
+    "replace_bytes",
     "sweep_temporaries",
     "sync_dir",
     "write_all",
@@ -119,6 +122,29 @@ def publish_bytes(path: Path, data: bytes) -> None:
             write_all(fd, data)
         finally:
             os.close(fd)
+
+
+def replace_bytes(path: Path, data: bytes) -> None:
+    """Put `data` at `path` whole or not at all, but flush nothing: for what can be made again. Raise StorageError."""
+    temporary = path.with_name(f"{_TEMPORARY_PREFIX}{secrets.token_hex(4)}-{path.name}")
+    try:
+        fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+        try:
+            write_all(fd, data)
+        finally:
+            os.close(fd)
+        os.replace(temporary, path)
+    except BaseException as error:
+        with contextlib.suppress(OSError):
+            os.unlink(temporary)
+        if isinstance(error, OSError):
+            raise StorageError(path, doing="write the file", cause=error) from error
+        raise
+
+
+def remove_folder(folder: Path) -> None:
+    """Remove a folder of things that can be made again, as far as that can be done."""
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 def read_bytes(path: Path) -> bytes:
