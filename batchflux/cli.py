@@ -272,6 +272,24 @@ def verify(run_dir: Path, account: bool, allow_hosts: tuple[str, ...], as_json: 
 # ------------------------------------------------------------------------------------------------------ the rest
 
 
+@_cli.command(short_help="Write a run's page: its grid, gallery and statistics.")
+@click.argument("run_dir", type=click.Path(path_type=Path, exists=True))
+@_json
+def report(run_dir: Path, as_json: bool) -> None:
+    """Write report.html into RUN_DIR (or its job file's): a gallery of the grid, with timings, statistics and failures.
+
+    Never disturbs a run at work. With --json, print the statistics and write nothing.
+    """
+    from batchflux.app.job import locate_run_dir
+    from batchflux.app.reporting import report_json, write_report
+
+    place = locate_run_dir(run_dir)
+    if as_json:
+        tell_json(report_json(place))
+        return
+    tell(str(write_report(place)))
+
+
 @_cli.command(short_help="Write a run's results as a dataset.")
 @click.argument("run_dir", type=click.Path(path_type=Path, exists=True))
 @click.argument("dest", type=click.Path(path_type=Path), required=False)

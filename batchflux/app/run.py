@@ -9,6 +9,7 @@ import signal
 import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import ExitStack, asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 
 from batchflux.app.job import Job
@@ -19,6 +20,7 @@ from batchflux.app.preflight import Preflight
 from batchflux.app.prepare import Ask, MakeObserver, Question, RunOptions, Session, prepare, resubmits
 from batchflux.app.publish import publish_results
 from batchflux.app.reading import read_known
+from batchflux.app.reporting import report_at_end
 from batchflux.app.resume import Known
 from batchflux.app.rundir import SANDBOX_ORIGIN, RunIdentity, check_origin, freeze_job, twin_of
 from batchflux.app.spend import spend
@@ -128,7 +130,10 @@ async def run_async(
         await asyncio.to_thread(publish_results, job, known, base_url=base_url)
     if options.download_only:
         job = job.with_images()
-    return summarise(job, known, stop=stop, started=session.started, spent_before=session.spent_before)
+    result = summarise(job, known, stop=stop, started=session.started, spent_before=session.spent_before)
+    if stop is not None and stop.kind == "signal":
+        return result  # whoever sent it waits for the end
+    return replace(result, report=await asyncio.to_thread(report_at_end, job, on_notice))
 
 
 async def _read_known(job: Job, identity: RunIdentity, options: RunOptions) -> Known:

@@ -97,6 +97,7 @@ class Result:
     images_now: int
     exit_status: int
     is_rehearsal: bool = False
+    report: Path | None = None
 
     @property
     def manifest(self) -> Path:
@@ -127,6 +128,7 @@ class Result:
             "name": self.name,
             "run_dir": str(self.run_dir),
             "manifest": str(self.manifest),
+            "report": None if self.report is None else str(self.report),
             **asdict(self.standing),
             "stopped": None if self.stop is None else self.stop.message,
             "seconds": round(self.seconds, 3),
@@ -157,6 +159,8 @@ class Result:
             f"  results: {shown_path(self.manifest)}"
             + (" and images/ beside it" if (self.run_dir / "images").is_dir() else "")
         )
+        if self.report is not None:
+            text.append(f"  report: {shown_path(self.report)}")
         text.append(f"  next: {self.command}")
         return text
 

@@ -26,11 +26,12 @@ __all__ = ["Api", "JobSpec", "Output", "ParsedJob", "Prompts", "Run", "Sample", 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Output:
-    """Where the run directory lies, whether images are saved into it, and whether with words of their own."""
+    """Where the run directory lies; whether images are saved into it, with words of their own, and the run's page."""
 
     dir: Path
     download: bool
     embed_metadata: bool = False
+    report: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -132,7 +133,12 @@ def _understand(data: Mapping[str, Any], *, findings: Findings, default_name: st
         exclude=exclude,
         params=params,
         run=form.run,
-        output=Output(dir=directory, download=form.output.download, embed_metadata=form.output.embed_metadata),
+        output=Output(
+            dir=directory,
+            download=form.output.download,
+            embed_metadata=form.output.embed_metadata,
+            report=form.output.report,
+        ),
     )
 
 
@@ -213,6 +219,7 @@ def resolved_mapping(spec: JobSpec) -> dict[str, JsonValue]:
         "dir": str(spec.output.dir),
         "download": spec.output.download,
         "embed_metadata": spec.output.embed_metadata,
+        "report": spec.output.report,
     }
     return mapping
 

@@ -286,6 +286,7 @@ class OutputForm(_Form):
         "Write prompt, parameters and cell id into each saved image's own metadata (PNG text, Exif); pixels stay.",
         said=False,
     )
+    report: Flag = _key(True, "Write report.html at the run's end, up to 10,000 cells.", said=True)
 
 
 class JobForm(_Form):

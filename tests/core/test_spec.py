@@ -147,7 +147,7 @@ def test_the_resolved_spec_is_written_with_its_defaults() -> None:
             "on_unknown": "hold",
             "order": "rows",
         },
-        "output": {"dir": "/jobs/runs/city", "download": True, "embed_metadata": False},
+        "output": {"dir": "/jobs/runs/city", "download": True, "embed_metadata": False, "report": True},
     }
 
 
