@@ -43,8 +43,9 @@ def test_a_run_its_words_and_its_silent_repetition(service: RunningSandbox, tmp_
     assert lines[0] == "job: 4 cells to pay, 4 images, $0.32 of a balance of $1,000,000.00"
     closing = lines[lines.index("job: 4 of 4 cells completed") :]
     assert "4 images; $0.32 spent now, $0.32 in all" in closing[1]
-    assert closing[-2:] == [
+    assert closing[-3:] == [
         "  results: out/manifest.parquet and images/ beside it",
+        "  report: out/report.html",
         "  next: batchflux export out job.csv --format csv",
     ]
     assert len(list((tmp_path / "out" / "images").rglob("*.png"))) == 4

@@ -70,7 +70,7 @@ class Life:
             f"api: {{base_url: '{sandbox.base_url}', settle: {plan.settle}}}\n"
             "prompts: {path: prompts.csv}\n"
             f"grid: {{seed: {list(range(plan.seeds))}}}\n"
-            f"output: {{dir: run, download: {str(plan.download).lower()}}}\n"
+            f"output: {{dir: run, download: {str(plan.download).lower()}, report: false}}\n"
         )
 
     @classmethod

@@ -1,0 +1,1 @@
+"""The page of a run: its figures, its files, and itself in a real browser."""
