@@ -15,7 +15,7 @@ from batchflux.app.rundir import RunIdentity
 from batchflux.core.budget import usd
 from batchflux.core.model import CellStatus, JsonValue
 from batchflux.core.pricing import PriceList
-from batchflux.core.progress import EXCLUDED, STATUS_CODES
+from batchflux.core.progress import STATUS_CODES, count_codes
 from batchflux.engine.observers import duration
 from batchflux.io.limitsfile import read_limits
 
@@ -143,7 +143,7 @@ def make_plan(job: Job, *, prices: PriceList | None = None, known: Known | None 
         listed = {model: spec.list_price_micro_usd(model) for model in spec.models}
         prices = PriceList(an_image={model: price for model, price in listed.items() if price is not None})
     to_pay, images, cost = price_of_cells(job, known, prices)
-    counts = np.bincount(known.statuses, minlength=EXCLUDED + 1)
+    counts = count_codes(known.statuses)
     limits = read_limits(job.run_dir)
     repeated = grid.repeated()
     costs_known = all(model in prices.an_image for model in spec.models)

@@ -242,29 +242,37 @@ class _Clocks:
     """Keeps how far the service's clock was ahead of ours: of the answers of a second the least and the most."""
 
     def __init__(self) -> None:
-        self._pairs = np.empty((0, 2), dtype=np.int64)
-        self._rows_when_tidy = 0
+        self._moments: list[Ints] = []
+        self._offsets: list[Ints] = []
+        self._rows = self._rows_when_tidy = 0
 
     def add(self, facts: pa.Table) -> None:
         ours, theirs = (as_ints(facts[name], null=_UNTOLD) for name in ("submitted_at", "created_at"))
         is_told = (ours != _UNTOLD) & (theirs != _UNTOLD)
-        pairs = np.stack([ours[is_told], theirs[is_told] - ours[is_told]], axis=1)
-        self._pairs = np.concatenate([self._pairs, np.unique(pairs, axis=0)])
-        if len(self._pairs) > 2 * self._rows_when_tidy + _TIDY_ABOVE_ROWS:
+        self._moments.append(ours[is_told])
+        self._offsets.append(theirs[is_told] - self._moments[-1])
+        self._rows += len(self._moments[-1])
+        if self._rows > 2 * self._rows_when_tidy + _TIDY_ABOVE_ROWS:
             self._tidy()
 
     def told(self) -> tuple[Ints, Ints]:
         """Return the moments on our clock and the offsets, each pair once."""
-        pairs = np.unique(self._pairs, axis=0)
+        if not self._moments:
+            return np.empty(0, dtype=np.int64), np.empty(0, dtype=np.int64)
+        if self._rows > _TIDY_ABOVE_ROWS:
+            self._tidy()
+        pairs = np.unique(np.stack([np.concatenate(self._moments), np.concatenate(self._offsets)], axis=1), axis=0)
         return pairs[:, 0], pairs[:, 1]
 
     def _tidy(self) -> None:
-        seconds = self._pairs[:, 0] // 1000
-        order = np.lexsort((self._pairs[:, 1], seconds))
-        pairs, seconds = self._pairs[order], seconds[order]
-        is_first = np.append(True, seconds[1:] != seconds[:-1])
-        self._pairs = pairs[is_first | np.append(is_first[1:], True)]
-        self._rows_when_tidy = len(self._pairs)
+        """Keep of each second the least and the most, at its first moment."""
+        moments, offsets = np.concatenate(self._moments), np.concatenate(self._offsets)
+        order = np.argsort(moments, kind="stable")  # nearly sorted as they come
+        moments, offsets = moments[order], offsets[order]
+        firsts = np.flatnonzero(np.append(True, np.diff(moments // 1000) != 0))
+        self._moments = [moments[firsts], moments[firsts]]
+        self._offsets = [np.minimum.reduceat(offsets, firsts), np.maximum.reduceat(offsets, firsts)]
+        self._rows = self._rows_when_tidy = 2 * len(firsts)
 
 
 class _Pace:

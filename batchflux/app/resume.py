@@ -16,7 +16,7 @@ from batchflux.core.cellstates import CellStates
 from batchflux.core.flow import CellState
 from batchflux.core.grid import Grid, Order
 from batchflux.core.model import CellStatus
-from batchflux.core.progress import STATUS_CODES, StatusArray
+from batchflux.core.progress import STATUS_CODES, StatusArray, count_codes
 from batchflux.core.resolution import Unresolved
 
 __all__ = ["Known", "PaceSeen"]
@@ -84,8 +84,10 @@ class Known:
 
     def has_open_cells(self) -> bool:
         """Return whether any cell may yet be submitted: pending, in flight, or unknown."""
-        open_codes = [STATUS_CODES[status] for status in (CellStatus.PENDING, CellStatus.SUBMITTED, CellStatus.UNKNOWN)]
-        return bool(np.isin(self.statuses, open_codes).any())
+        counts = count_codes(self.statuses)
+        return any(
+            counts[STATUS_CODES[status]] for status in (CellStatus.PENDING, CellStatus.SUBMITTED, CellStatus.UNKNOWN)
+        )
 
     def flows(self, places: Indexes) -> Iterator[tuple[int, CellState]]:
         """Yield (grid index, state) of some facts, the state as a flow begins with it."""

@@ -6,8 +6,6 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
 from batchflux.app.advice import advice_for
 from batchflux.app.job import Job, shown_path
 from batchflux.app.resume import Known
@@ -15,7 +13,7 @@ from batchflux.app.rundir import is_rehearsal
 from batchflux.app.tally import TALLY_COLUMNS, Tally
 from batchflux.core.budget import usd
 from batchflux.core.model import CellStatus
-from batchflux.core.progress import STATUS_CODES
+from batchflux.core.progress import STATUS_CODES, count_codes
 from batchflux.engine.observers import duration
 from batchflux.engine.ports import StopReason
 from batchflux.io.manifest import MANIFEST, iter_tables
@@ -62,7 +60,7 @@ def words_on(standing: Standing) -> list[str]:
 
 def stand(job: Job, known: Known, tally: Tally) -> Standing:
     """Return how the job's cells stand; `tally` is of all of them."""
-    counts = np.bincount(known.statuses, minlength=len(STATUS_CODES))
+    counts = count_codes(known.statuses)
     by_status = {status: int(counts[code]) for status, code in STATUS_CODES.items()}
     return Standing(
         cells=job.grid.n_cells,

@@ -11,8 +11,6 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Final
 
-import numpy as np
-
 from batchflux.app.account import AccountStanding, check_account
 from batchflux.app.blocks import read_blocks
 from batchflux.app.findings import Findings
@@ -26,7 +24,7 @@ from batchflux.app.rundir import IDENTITY_FILE, RunIdentity
 from batchflux.core.budget import usd
 from batchflux.core.errors import JobSpecError, UsageError
 from batchflux.core.model import CellStatus
-from batchflux.core.progress import STATUS_CODES
+from batchflux.core.progress import STATUS_CODES, count_codes
 from batchflux.io.filecheck import IMAGES_DIR, FileCheck, check_files, list_strays
 from batchflux.io.lock import is_run_at_work
 from batchflux.io.manifest import MANIFEST
@@ -328,5 +326,5 @@ def _check_account(
 
 
 def _count(known: Known) -> dict[str, int]:
-    counts = np.bincount(known.statuses, minlength=len(STATUS_CODES))
+    counts = count_codes(known.statuses)
     return {str(status): int(counts[code]) for status, code in STATUS_CODES.items()}

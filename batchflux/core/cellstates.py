@@ -24,6 +24,10 @@ __all__ = ["STATE_COLUMNS", "CellIndex", "CellStates", "Standpoint"]
 STATE_COLUMNS: Final = ("cell_id", "kind", "attempt", "status", "attempts", "cost_micro_usd", "files")
 
 _CELLS_AT_ONCE: Final = 1 << 19
+_CELLS_A_BUCKET: Final = 4  # at most so many on average, half of them at least
+# Above so many cells an index is made in shares: they would take 16 bytes a cell at once.
+_CELLS_SORTED: Final = 1 << 22
+_SHARES: Final = 4
 _STATUS_NAMES: Final = tuple(str(status) for status in CellStatus)
 _KINDS: Final = tuple(str(kind) for kind in FactKind)
 _IS_INTENT: Final = _KINDS.index(FactKind.INTENT)
@@ -32,24 +36,54 @@ _UNKNOWN: Final = STATUS_CODES[CellStatus.UNKNOWN]
 
 
 class CellIndex:
-    """Which cell of a grid an id is: 12 bytes a cell, made in one look at every key.
+    """Which cell of a grid an id is, in about 6 bytes a cell: each bucket of the keys' first lane lists its cells.
 
-    A sorted word holds the top of a key's first lane and the cell's index below it; a half of the second lane is kept
-    beside. So two ids are taken for one where 72 bits agree (10 million cells; more of them where there are fewer):
-    against as many cells that have left the job, once in a hundred million runs.
+    A cell's whole key is made anew to be compared, by arithmetic. Where seeds are drawn that is a hash, so the second
+    lane of each is kept: two ids are then taken for one where it and the bucket agree (84 bits of two million cells).
     """
 
     def __init__(self, grid: Grid) -> None:
-        self._bits = np.uint64(max(1, (grid.n_indexes - 1).bit_length()))
-        self._words = np.empty(grid.n_cells, dtype=np.uint64)
-        self._checks = np.empty(grid.n_indexes, dtype=np.uint32)
+        self._grid = grid
+        bits = max(1, (grid.n_cells // _CELLS_A_BUCKET).bit_length())
+        self._shift = np.uint64(64 - bits)
+        self._cells = np.empty(grid.n_cells, dtype=np.uint32)  # a grid has fewer than 2**32 indexes (app.table)
+        self._starts = np.empty((1 << bits) + 1, dtype=np.uint32)
+        self._lanes = np.empty(grid.n_indexes, dtype=np.uint64) if grid.hashes_cells else None
+        # Sorted a share at a time, which costs a look at every key each, and takes that share's room alone.
+        shares = 1 if grid.hashes_cells or grid.n_cells < _CELLS_SORTED else min(_SHARES, 1 << bits)
         first = 0
-        for piece in grid.slices():
-            last = first + len(piece.indexes)
-            self._words[first:last] = self._top(piece.keys[:, 0]) | piece.indexes.astype(np.uint64)
-            self._checks[piece.indexes] = piece.keys[:, 1].astype(np.uint32)
+        for share in range(shares):
+            words = self._sorted(share, shares)
+            last = first + len(words)
+            self._cells[first:last] = words & self._index_mask
+            buckets = slice(*((share + end << bits) // shares for end in (0, 1)))
+            tops = np.arange(buckets.start, buckets.stop, dtype=np.uint64) << self._shift
+            self._starts[buckets] = first + np.searchsorted(words, tops)
             first = last
-        self._words.sort()
+        self._starts[-1] = first
+
+    @property
+    def _index_mask(self) -> np.uint64:
+        return np.uint64((1 << max(1, (self._grid.n_indexes - 1).bit_length())) - 1)
+
+    def _sorted(self, share: int, shares: int) -> npt.NDArray[np.uint64]:
+        """Return the cells of one share of all keys, sorted: the top of a key's first lane, the index below it."""
+        words = np.empty(self._grid.n_cells // shares + 1, dtype=np.uint64)
+        end = 0
+        for piece in self._grid.slices():
+            lanes, indexes = piece.keys[:, 0], piece.indexes.astype(np.uint64)
+            if self._lanes is not None:
+                self._lanes[piece.indexes] = piece.keys[:, 1]
+            if shares > 1:
+                is_here = lanes >> np.uint64(65 - shares.bit_length()) == share
+                lanes, indexes = lanes[is_here], indexes[is_here]
+            begin, end = end, end + len(lanes)
+            if end > len(words):  # a share is never just its part of all
+                words.resize(end + len(words) // 16, refcheck=False)
+            words[begin:end] = (lanes & ~self._index_mask) | indexes
+        words = words[:end]
+        words.sort()
+        return words
 
     def find(self, ids: pa.ChunkedArray) -> Ints:
         """Return the index of each cell id, -1 for one that is no cell of the grid. Raise ValueError for no id."""
@@ -64,24 +98,25 @@ class CellIndex:
 
     def _find(self, keys: npt.NDArray[np.uint64]) -> Ints:
         found = np.full(len(keys), -1, dtype=np.int64)
-        order = np.argsort(keys[:, 0])  # neighbours lie near each other, in memory too
-        tops, checks = self._top(keys[order, 0]), keys[order, 1].astype(np.uint32)
-        places = np.searchsorted(self._words, tops)
-        left = np.arange(len(keys))
-        while len(left):  # twice where the tops of two cells are equal
-            left = left[places[left] < len(self._words)]
-            words = self._words[places[left]]
-            is_same = self._top(words) == tops[left]
-            left, words = left[is_same], words[is_same]
-            indexes = (words ^ tops[left]).astype(np.int64)
-            is_it = self._checks[indexes] == checks[left]
-            found[order[left[is_it]]] = indexes[is_it]
+        buckets = keys[:, 0] >> self._shift
+        places, ends = self._starts[buckets].astype(np.int64), self._starts[buckets + np.uint64(1)].astype(np.int64)
+        left = np.flatnonzero(places < ends)
+        while len(left):  # as often as the fullest bucket has cells
+            cells = self._cells[places[left]].astype(np.int64)
+            is_it = self._is(cells, keys[left])
+            found[left[is_it]] = cells[is_it]
             left = left[~is_it]
             places[left] += 1
+            left = left[places[left] < ends[left]]
         return found
 
-    def _top(self, lane: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
-        return lane >> self._bits << self._bits
+    def _is(self, cells: Ints, keys: npt.NDArray[np.uint64]) -> npt.NDArray[np.bool_]:
+        found: npt.NDArray[np.bool_]
+        if self._lanes is not None:
+            found = self._lanes[cells] == keys[:, 1]
+        else:
+            found = (self._grid.keys_of(cells) == keys).all(axis=1)
+        return found
 
 
 class Standpoint(NamedTuple):

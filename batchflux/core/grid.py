@@ -195,9 +195,31 @@ class Grid:
         """Whether cells without a given seed get one drawn from their content."""
         return "seed" not in self.recipe.params and all(axis.name != "seed" for axis in self.axes)
 
+    @property
+    def hashes_cells(self) -> bool:
+        """Whether a cell's key takes a hash of its own, since a seed is drawn from its content: 10 µs and not 0.1."""
+        return self.draws_seeds or self._seed_axis is not None
+
     @cached_property
     def _groups(self) -> "Groups":
         return group_rows(self.rows, allowed=self._allowed, find_taken=self.draws_seeds)
+
+    @cached_property
+    def _ordinal_keys(self) -> KeyArray:
+        """(ordinals, 2): what each place among equal bodies adds to a key."""
+        most = int(self._groups.ordinals.max(initial=0))
+        return np.array([ordinal_key(ordinal) for ordinal in range(most + 1)], dtype=np.uint64)
+
+    def keys_of(self, indexes: Indexes) -> KeyArray:
+        """Return the keys of some cells, (n, 2), whatever their order; only where not `hashes_cells`."""
+        rows, combinations = np.divmod(indexes, self.n_combinations)
+        keys: KeyArray = self.rows.keys[self._variant_of[combinations], rows] + self._combination_keys[combinations]
+        ordinals = self._groups.ordinals[rows]
+        for place in np.flatnonzero(self._groups.is_uneven(rows)).tolist():
+            ordinals[place] = self._groups.ordinal(int(rows[place]), int(combinations[place]))
+        is_repeated = ordinals > 0
+        keys[is_repeated] += self._ordinal_keys[ordinals[is_repeated]]
+        return keys
 
     def keys_of_rows(self, first: int, last: int) -> GridSlice:
         """Return the cells of rows first <= row < last, in grid order."""
@@ -205,15 +227,14 @@ class Grid:
         keys = self.rows.keys[self._variant_of[None, :], span[:, None]] + self._combination_keys[None, :, :]
         mask = self._allowed[self.rows.signature[first:last]]
         seeds: Indexes | None = None
-        if self.draws_seeds or self._seed_axis is not None:
+        if self.hashes_cells:
             seeds = self._finish_one_by_one(keys, mask, first)
         else:
-            groups = self._groups
-            for row in groups.repeated_within(first, last):
-                for combination in range(self.n_combinations):
-                    add = ordinal_key(groups.ordinal(row, combination))
-                    keys[row - first, combination] += np.array(add, dtype=np.uint64)
+            for row in self._groups.repeated_within(first, last):
+                keys[row - first] += self._ordinal_keys[self._groups.ordinals_of(row, self.n_combinations)]
         indexes = span[:, None] * self.n_combinations + np.arange(self.n_combinations, dtype=np.int64)[None, :]
+        if mask.all():  # as almost always, and without a copy
+            return GridSlice(indexes.reshape(-1), keys.reshape(-1, 2), None if seeds is None else seeds.reshape(-1))
         return GridSlice(indexes[mask], keys[mask], None if seeds is None else seeds[mask])
 
     def _finish_one_by_one(self, keys: KeyArray, mask: npt.NDArray[np.bool_], first: int) -> Indexes:
@@ -259,7 +280,7 @@ class Grid:
 
     def repeated(self) -> Indexes:
         """Return the indexes of cells that ask for exactly what another cell asks for, (n,): each is bought again."""
-        if self.draws_seeds or self._seed_axis is not None:
+        if self.hashes_cells:
             return np.zeros(0, dtype=np.int64)
         groups = self._groups
         return np.array(

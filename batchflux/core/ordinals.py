@@ -34,6 +34,14 @@ class Groups:
         by_combination = self.uneven.get(row)
         return int(self.ordinals[row] if by_combination is None else by_combination[combination])
 
+    def ordinals_of(self, row: int, n_combinations: int) -> npt.NDArray[np.integer]:
+        """Return the ordinals of all cells of a row, (combinations,)."""
+        return self.uneven.get(row, np.full(n_combinations, self.ordinals[row]))
+
+    def is_uneven(self, rows: Indexes) -> npt.NDArray[np.bool_]:
+        """Return of which rows the ordinals differ by combination, (n,)."""
+        return np.isin(rows, list(self.uneven)) if self.uneven else np.zeros(len(rows), dtype=np.bool_)
+
     def repeated_within(self, first: int, last: int) -> list[int]:
         """Return the rows of a range that may have an ordinal above 0, ascending."""
         rows: list[int] = (np.flatnonzero(self.ordinals[first:last]) + first).tolist()

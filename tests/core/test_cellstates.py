@@ -10,11 +10,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from batchflux.core.arrow import Ints
 from batchflux.core.cellstates import CellIndex, CellStates
 from batchflux.core.grid import GridSlice
 from batchflux.core.ledger import cell_ids, fold
 from batchflux.core.model import CellStatus, Fact, FactKind
 from batchflux.core.progress import STATUS_CODES
+from batchflux.core.rows import KeyArray
 from tests.io.durable import as_table, facts
 
 CELLS = 5
@@ -90,6 +92,7 @@ class SomeKeys:
     """As much of a grid as an index asks for: cells with keys of our choice, every second index excluded."""
 
     keys: list[tuple[int, int]]
+    hashes_cells: bool
 
     @property
     def n_cells(self) -> int:
@@ -108,6 +111,11 @@ class SomeKeys:
             piece = keys[first : first + 3]
             yield GridSlice(2 * np.arange(first, first + len(piece)), piece, None)
 
+    def keys_of(self, indexes: Ints) -> KeyArray:
+        """Return the keys of some cells, where a grid has them by arithmetic."""
+        assert not self.hashes_cells
+        return np.array(self.keys, dtype=np.uint64).reshape(-1, 2)[indexes // 2]
+
 
 def ids_of(keys: list[tuple[int, int]]) -> pa.ChunkedArray:
     """The ids of keys, each twice, in two chunks."""
@@ -118,30 +126,41 @@ def ids_of(keys: list[tuple[int, int]]) -> pa.ChunkedArray:
 LANES = st.integers(0, 2**64 - 1) | st.sampled_from([0, 1, 2**64 - 1, 2**63, 2**63 + 1])
 
 
-@settings(deadline=None, derandomize=True, max_examples=60)
-@given(st.lists(st.tuples(LANES, LANES), min_size=1, max_size=12, unique=True), st.lists(st.tuples(LANES, LANES)))
-def test_an_index_finds_every_cell_and_no_other(keys: list[tuple[int, int]], others: list[tuple[int, int]]) -> None:
-    """Cells whose ids begin alike are told apart by their ends, and ids that are no cell's are found nowhere."""
-    keys = list({(lane0 >> 6, lane1 % 2**32): (lane0, lane1) for lane0, lane1 in keys}.values())
-    index = CellIndex(SomeKeys(keys))  # type: ignore[arg-type]
+@settings(deadline=None, derandomize=True, max_examples=100)
+@given(
+    st.lists(st.tuples(LANES, LANES), min_size=1, max_size=40, unique=True),
+    st.lists(st.tuples(LANES, LANES)),
+    st.booleans(),
+    st.sampled_from([0, 2**22]),
+)
+def test_an_index_finds_every_cell_and_no_other(
+    keys: list[tuple[int, int]], others: list[tuple[int, int]], hashes_cells: bool, cells_sorted: int
+) -> None:
+    """Sorted whole or in shares; cells whose ids begin alike are told apart, and other ids are found nowhere."""
+    if hashes_cells:  # only the second lanes are sure to be compared
+        keys = list({lane1: (lane0, lane1) for lane0, lane1 in keys}.values())
+        others = [key for key in others if key[1] not in {lane1 for _, lane1 in keys}]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("batchflux.core.cellstates._CELLS_SORTED", cells_sorted)
+        index = CellIndex(SomeKeys(keys, hashes_cells))  # type: ignore[arg-type]
     assert index.find(ids_of(keys)).tolist() == 2 * [2 * place for place in range(len(keys))]
-    alike = {(lane0 >> 6, lane1 % 2**32) for lane0, lane1 in keys}
-    strangers = [key for key in others if (key[0] >> 6, key[1] % 2**32) not in alike]
+    strangers = [key for key in others if key not in keys]
     if strangers:
         assert set(index.find(ids_of(strangers)).tolist()) == {-1}
 
 
-def test_cells_alike_in_their_first_lane_are_all_found() -> None:
+@pytest.mark.parametrize("hashes_cells", [False, True])
+def test_cells_alike_in_their_first_lane_are_all_found(hashes_cells: bool) -> None:
     """The search goes on past every one of them."""
     keys = [(7 << 32, number) for number in range(10)]
-    index = CellIndex(SomeKeys(keys))  # type: ignore[arg-type]
+    index = CellIndex(SomeKeys(keys, hashes_cells))  # type: ignore[arg-type]
     assert index.find(ids_of(keys)).tolist() == 2 * [2 * place for place in range(10)]
     assert set(index.find(ids_of([(7 << 32, 10)])).tolist()) == {-1}
 
 
 def test_what_is_no_cell_id_is_refused() -> None:
     """A fact without one would otherwise be some cell's."""
-    index = CellIndex(SomeKeys([(1, 1)]))  # type: ignore[arg-type]
+    index = CellIndex(SomeKeys([(1, 1)], False))  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="cell id"):
         index.find(pa.chunked_array([pa.array(["x"])]))
     with pytest.raises(ValueError, match="cell id"):
