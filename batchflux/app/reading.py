@@ -4,6 +4,7 @@ What comes in is matched with the grid column by column; only cells that aren't 
 job, keep their facts. Whoever needs another column of some cells gathers it (`gather`) or asks for all (`blocks`).
 """
 
+from collections import deque
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final
@@ -43,6 +44,10 @@ _COLUMNS: Final = tuple(dict.fromkeys([*STATE_COLUMNS, *_OPEN_COLUMNS, "complete
 # Facts held before what is no longer needed of them is dropped, of some 200 bytes each.
 _TIDY_ABOVE_ROWS: Final = 100_000
 _UNTOLD: Final = -(2**63)
+# A prediction is spoken of when it is accepted, when it ends and when its files are saved.
+_MENTIONS: Final = 3
+# What facts leave of freed memory between two that are kept is given back now and then: it takes a millisecond.
+_RELEASE_EVERY_ROWS: Final = 500_000
 
 
 def read_known(grid: Grid, run_dir: Path, identity: RunIdentity | None) -> Known:
@@ -159,6 +164,7 @@ class _Reading:
         self._pace = _Pace()
         self._newest = _Newest()
         self._clocks = _Clocks()
+        self._rows = 0
 
     def add(self, facts: pa.Table) -> None:
         """Take in the next facts, with _COLUMNS."""
@@ -178,6 +184,10 @@ class _Reading:
         self._pace.add(facts)
         self._open.add(facts.take(places_of(self._states.is_open(cells))))
         self._open.tidy(self._is_open)
+        self._rows += len(cells)
+        if self._rows >= _RELEASE_EVERY_ROWS:
+            self._rows = 0
+            pa.default_memory_pool().release_unused()
 
     def known(self) -> Known:
         """Return what is known after all facts."""
@@ -210,32 +220,27 @@ class _Newest:
     """Keeps the predictions that facts spoke of last."""
 
     def __init__(self) -> None:
-        self._tables: list[pa.Table] = []
+        self._tables: deque[pa.Table] = deque()
         self._rows = 0
 
     def add(self, facts: pa.Table) -> None:
+        """Take in the next facts, and let go of those before the newest."""
         facts = facts.select(["at", "prediction_id"])
         self._tables.append(facts.filter(pc.is_valid(facts["prediction_id"])))
         self._rows += self._tables[-1].num_rows
-        if self._rows > 3 * KNOWN_IDS:
-            self._tidy()
+        while self._rows - self._tables[0].num_rows >= _MENTIONS * KNOWN_IDS:
+            self._rows -= self._tables.popleft().num_rows
 
     def ids(self) -> tuple[str, ...]:
         """Return them, each once, the oldest first."""
         if not self._rows:
             return ()
-        self._tidy()
-        return tuple(self._tables[0]["prediction_id"].to_pylist())
-
-    def _tidy(self) -> None:
-        """Keep the last mention of each of the newest."""
         table = pa.concat_tables(self._tables)
         table = table.take(from_ints(np.argsort(as_ints(table["at"]), kind="stable")))
         encoded = pc.dictionary_encode(pa.concat_arrays(table["prediction_id"].chunks))
         last = np.zeros(len(encoded.dictionary), dtype=np.int64)
         last[as_ints(encoded.indices)] = np.arange(table.num_rows)
-        self._tables = [table.take(from_ints(np.sort(last)[-KNOWN_IDS:]))]
-        self._rows = self._tables[0].num_rows
+        return tuple(table["prediction_id"].take(from_ints(np.sort(last)[-KNOWN_IDS:])).to_pylist())
 
 
 class _Clocks:

@@ -4,17 +4,29 @@ Buffers are looked at where they lie; nulls become what the caller says. Decides
 """
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-__all__ = ["Flags", "Ints", "as_flags", "as_ints", "from_flags", "from_ints", "list_lengths", "numbered", "places_of"]
+__all__ = [
+    "Flags",
+    "Ints",
+    "as_flags",
+    "as_ints",
+    "from_flags",
+    "from_ints",
+    "joined_once",
+    "list_lengths",
+    "numbered",
+    "places_of",
+]
 
 Ints = npt.NDArray[np.int64]
 Flags = npt.NDArray[np.bool_]
+_Scalar = TypeVar("_Scalar", bound=np.generic)
 
 
 def from_ints(values: Ints) -> pa.Array:
@@ -60,6 +72,14 @@ def numbered(column: Any, names: Sequence[str], *, other: int) -> Ints:
         parts.append(known[np.where(_valid(encoded.indices), codes, -1)])
     found: Ints = _joined(parts, np.int64)
     return found
+
+
+def joined_once(parts: Sequence[npt.NDArray[_Scalar]]) -> npt.NDArray[_Scalar]:
+    """Return arrays as one, read-only and without any room of its own where all of it is one value."""
+    first = parts[0][:1]
+    if len(first) and all((part == first).all() for part in parts):
+        return np.broadcast_to(first.copy(), (sum(map(len, parts)),))
+    return np.concatenate(parts)
 
 
 def _chunks(column: Any) -> list[pa.Array]:

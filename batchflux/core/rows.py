@@ -13,6 +13,7 @@ from math import isfinite
 import numpy as np
 import numpy.typing as npt
 
+from batchflux.core.arrow import joined_once
 from batchflux.core.catalog import known_model
 from batchflux.core.errors import Problem
 from batchflux.core.identity import (
@@ -361,11 +362,11 @@ class RowReader:
         return RowArrays(
             keys=np.concatenate(self._key_parts, axis=1),
             prompt_keys=np.concatenate(self._prompt_key_parts, axis=1) if self._keep_prompt_keys else None,
-            signature=np.concatenate(self._signatures),
+            signature=joined_once(self._signatures),
             rule_sets=tuple(self._rule_sets),
-            own_seed=np.concatenate(self._seeds),
-            images=np.concatenate(self._images),
-            shape=np.concatenate(self._shapes),
+            own_seed=joined_once(self._seeds),
+            images=joined_once(self._images),
+            shape=joined_once(self._shapes),
             shapes=tuple(self._shapes_found),
         )
 

@@ -119,3 +119,42 @@ async def _record_and_read(job: Job, tmp_path: Path) -> None:
 def _life(number: int) -> list[Fact]:
     intent = make_fact(number, kind=FactKind.INTENT, status=CellStatus.UNKNOWN, attempts=0, prediction_id=None)
     return [intent, make_fact(number)]
+
+
+@settings(deadline=None, derandomize=True, max_examples=60)
+@given(
+    st.lists(st.tuples(st.integers(0, 5000), st.integers(-3000, 3000)), min_size=1, max_size=40),
+    st.integers(1, 9),
+    st.integers(0, 9),
+)
+def test_clocks_keep_the_least_and_the_most_of_each_second(
+    job: Job, told: list[tuple[int, int]], step: int, rows: int
+) -> None:
+    """However often they are tidied on the way, and at the second's own moments."""
+    table = as_table(
+        [
+            replace(make_fact(1), at_ms=10**12 + ours, submitted_at_ms=10**12 + ours, created_at_ms=10**12 + ours + off)
+            for ours, off in told
+        ]
+    )
+    with patch.object(reading, "_TIDY_ABOVE_ROWS", rows):
+        known = lay_over(job.grid, *(table.slice(first, step) for first in range(0, len(told), step)))
+    kept = [((ours - 10**12) // 1000, off) for ours, off in zip(*(each.tolist() for each in known.clocks), strict=True)]
+    assert {second for second, _ in kept} == {ours // 1000 for ours, _ in told}
+    for second in {second for second, _ in kept}:
+        offsets = [off for ours, off in told if ours // 1000 == second]
+        seen = [off for other, off in kept if other == second]
+        assert (min(seen), max(seen)) == (min(offsets), max(offsets))
+
+
+@settings(deadline=None, derandomize=True, max_examples=60)
+@given(st.lists(st.integers(1, 3), min_size=1, max_size=40), st.integers(1, 9))
+def test_the_newest_predictions_are_kept(job: Job, mentions: list[int], step: int) -> None:
+    """As many as an engine keeps, each once and the oldest first, though a prediction is spoken of up to three times."""
+    spoken = [number for number, count in enumerate(mentions) for _ in range(count)]
+    table = as_table(
+        [replace(make_fact(1), at_ms=10**12 + place, prediction_id=f"p{n}") for place, n in enumerate(spoken)]
+    )
+    with patch.object(reading, "KNOWN_IDS", 4):
+        known = lay_over(job.grid, *(table.slice(first, step) for first in range(0, len(spoken), step)))
+    assert known.newest_ids == tuple(f"p{number}" for number in range(len(mentions)))[-4:]
