@@ -24,7 +24,7 @@ from batchflux.io.spill import Piles
 
 __all__ = ["Block", "block_piles", "read_blocks", "with_cells"]
 
-_BLOCK_CELLS: Final = 1 << 15  # of a kilobyte each or less while they are worked on
+_BLOCK_CELLS: Final = 1 << 14  # of two kilobytes each while a manifest is made of them
 _CELL: Final = "cell"
 
 
@@ -71,6 +71,8 @@ def _sort_facts(grid: Grid, run_dir: Path, identity: RunIdentity, stack: ExitSta
     damage = stream_facts(run_dir, columns=names, begin=begin, job_id=identity.run_id)
     if damage:
         raise CheckpointDamaged(run_dir, damage=damage)
+    del index, begin
+    pa.default_memory_pool().release_unused()  # the blocks need as much again
     return piles
 
 

@@ -18,7 +18,7 @@ from batchflux.core.errors import StorageError
 
 __all__ = ["Piles"]
 
-_ROWS_AT_ONCE: Final = 1 << 16
+_ROWS_AT_ONCE: Final = 1 << 15  # of half a kilobyte each, and that twice while they are sorted
 
 
 class Piles:

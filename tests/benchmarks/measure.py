@@ -91,6 +91,7 @@ class Listener:
 def begin(arguments: Sequence[str]) -> subprocess.Popen[str]:
     """Start a Python module of ours with arguments, as a process of its own."""
     environment = {**os.environ, "PYTHONPATH": str(_HOME), "WAVESPEED_API_KEY": "k-benchmark"}
+    environment.setdefault("ARROW_DEFAULT_MEMORY_POOL", "system")  # as the command line sets it, for the feeder too
     return subprocess.Popen(
         [sys.executable, "-m", *arguments],
         stdout=subprocess.PIPE,
