@@ -6,6 +6,7 @@ Standard output carries results, standard error everything else. Heavy modules a
 import os
 import resource
 import sys
+import traceback
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, NoReturn
@@ -51,7 +52,7 @@ def main() -> NoReturn:
     except Exception as error:
         if os.environ.get("BATCHFLUX_LOG", "").lower() == "debug":
             raise
-        say(f"batchflux: {_ISSUES}\n  {type(error).__name__}: {error}\n  (BATCHFLUX_LOG=debug shows where)")
+        say("\n".join([f"batchflux: {_ISSUES}", *_causes(error), "  (BATCHFLUX_LOG=debug shows the way there)"]))
         sys.exit(4)
     sys.exit(status if isinstance(status, int) else 0)
 
@@ -63,6 +64,15 @@ def _cli() -> None:
 
     Start with `batchflux init`, then `batchflux plan` and `batchflux run --sandbox`.
     """
+
+
+def _causes(error: BaseException) -> list[str]:
+    """Return what went wrong and where, a line for each: of a group, each of those within."""
+    if isinstance(error, BaseExceptionGroup):
+        return [line for each in error.exceptions for line in _causes(each)]
+    frames = traceback.extract_tb(error.__traceback__)
+    place = f" ({Path(frames[-1].filename).name}:{frames[-1].lineno})" if frames else ""
+    return [f"  {type(error).__name__}: {error}{place}"]
 
 
 _job = click.argument("job", type=click.Path(path_type=Path, exists=True))

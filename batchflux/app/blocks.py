@@ -60,7 +60,13 @@ def read_blocks(grid: Grid, run_dir: Path, identity: RunIdentity | None, *, colu
 
 
 def _sort_facts(grid: Grid, run_dir: Path, identity: RunIdentity, stack: ExitStack, *, names: Sequence[str]) -> Piles:
-    index = CellIndex(grid)  # let go of before the blocks come
+    piles = _pile_up(grid, run_dir, identity, stack, names=names)
+    pa.default_memory_pool().release_unused()  # the blocks need as much again
+    return piles
+
+
+def _pile_up(grid: Grid, run_dir: Path, identity: RunIdentity, stack: ExitStack, *, names: Sequence[str]) -> Piles:
+    index = CellIndex(grid)
     piles = stack.enter_context(block_piles(grid, run_dir, tidy=compact))
 
     def begin() -> Callable[[pa.Table], None]:
@@ -71,8 +77,6 @@ def _sort_facts(grid: Grid, run_dir: Path, identity: RunIdentity, stack: ExitSta
     damage = stream_facts(run_dir, columns=names, begin=begin, job_id=identity.run_id)
     if damage:
         raise CheckpointDamaged(run_dir, damage=damage)
-    del index, begin
-    pa.default_memory_pool().release_unused()  # the blocks need as much again
     return piles
 
 

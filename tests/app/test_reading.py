@@ -150,7 +150,7 @@ def test_clocks_keep_the_least_and_the_most_of_each_second(
 @settings(deadline=None, derandomize=True, max_examples=60)
 @given(st.lists(st.integers(1, 3), min_size=1, max_size=40), st.integers(1, 9))
 def test_the_newest_predictions_are_kept(job: Job, mentions: list[int], step: int) -> None:
-    """As many as an engine keeps, each once and the oldest first, though a prediction is spoken of up to three times."""
+    """As many as an engine keeps, each once and the oldest first, though one is spoken of up to three times."""
     spoken = [number for number, count in enumerate(mentions) for _ in range(count)]
     table = as_table(
         [replace(make_fact(1), at_ms=10**12 + place, prediction_id=f"p{n}") for place, n in enumerate(spoken)]
