@@ -80,7 +80,7 @@ class Page:
         self.send("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}])
         self.send("Page.navigate", url="about:blank")  # a change of the address's hash alone would load nothing
         self.send("Page.navigate", url=address)
-        self.wait("document.documentElement.dataset.ready === 'true'")
+        self.wait("location.href !== 'about:blank' && document.documentElement.dataset.ready === 'true'")
 
     def resize(self, width: int, height: int) -> None:
         """Give the window a size; one as narrow as a phone's is a phone's."""
@@ -99,8 +99,12 @@ class Page:
         """Wait until an expression is true in the page."""
         deadline = time.monotonic() + TIMEOUT_S
         while True:
-            if self.run(f"new Promise(tell => setTimeout(() => tell(!!({condition})), 20))"):
-                return
+            try:
+                if self.run(f"new Promise(tell => setTimeout(() => tell(!!({condition})), 20))"):
+                    return
+            except PageError as error:
+                if "navigated" not in str(error):  # else the page that was asked has just gone
+                    raise
             if time.monotonic() > deadline:
                 raise PageError(f"never came: {condition}\n{self.complaints}")
 
