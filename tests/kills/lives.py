@@ -134,8 +134,17 @@ class Life:
         assert created.keys() <= self.plan.bodies
         assert max(created.values(), default=0) <= 1, [body for body, times in created.items() if times > 1]
 
+    def accept_torn_ends(self) -> None:
+        """Without inputs no history tells what a torn end held, and the run waits for the user: who knows, as here,
+        that only what was not flushed is torn, moves it out of the way."""
+        if not self.plan.inputs and self.run_dir.is_dir():
+            self.run(None, "--limit", "0")  # sets it aside
+            for path in (self.run_dir / "journal").glob("torn-*"):
+                path.unlink()
+
     def finish(self) -> End:
         """Run undisturbed and hold everything against the ledger; then again, which must be silent."""
+        self.accept_torn_ends()
         end = self.run()
         self.check_never_twice()
         if self.plan.inputs:

@@ -55,6 +55,7 @@ def live_randomly(folder: Path, victims: Victims, *, dice: random.Random) -> Liv
                 end = life.run(Strike(act=dice.choice(_ACTS), nth=dice.randrange(1, 120)))
             kills += end.is_killed
             life.check_never_twice()
+            life.accept_torn_ends()
         end = life.finish()
         return Lived(
             kills=kills, cells=len(plan.bodies), made=sum(life.created().values()), held=end.summary["unknown"]
