@@ -23,7 +23,7 @@ _CELL_ID_DIGITS: Final = 32
 FOLD_COLUMNS: Final = ("cell_id", "kind", "attempt", "status", "error_kind", "error")
 
 _FROM_INTENT: Final = ("prompt_id", "model", "body", "price_micro_usd")
-_FROM_FILES: Final = ("files", "sha256", "file_bytes")
+_FROM_FILES: Final = ("files", "sha256", "file_bytes", "fetched_sha256")
 _NO_ANSWER_KNOWN: Final = "the run ended before the answer to this submission was known"
 _NO_STATE_KNOWN: Final = "only the cell's files are on record, not how it came to them"
 
@@ -34,10 +34,11 @@ def fold(facts: pa.Table) -> pa.Table:
     `facts` is in writing order, with the columns of the fact schema or, of them, FOLD_COLUMNS and any others; the
     result has the same columns. A row is the
     cell's last fact that isn't FILES, but: `prompt_id`, `model`, `body` and price are its last intent's; `files`,
-    `sha256` and `file_bytes` those of the last FILES fact of the same attempt, and so is the error where the state
-    has none. An intent that nothing followed is `unknown`; so is a cell of which only FILES is on record, since it
-    was surely paid. Lists are empty, never null. Folding facts twice, or segments of them again in the same order,
-    changes nothing. About 1 s for a million facts. Raise ValueError for a null cell id or kind.
+    their hashes and `file_bytes` those of the last FILES fact of the same attempt, and so is the error where the state
+    has none; that fact's warnings follow the state's own. An intent that nothing followed is `unknown`; so is a cell
+    of which only FILES is on record, since it was surely paid. Lists are empty, never null. Folding facts twice, or
+    segments of them again in the same order, changes nothing. About 1 s for a million facts. Raise ValueError for a
+    null cell id or kind.
     """
     if facts.num_rows == 0:
         return facts
@@ -55,6 +56,9 @@ def fold(facts: pa.Table) -> pa.Table:
     sources = dict.fromkeys(_FROM_INTENT, intent) | dict.fromkeys(_FROM_FILES, files)
     columns = {name: _gather(facts.column(name), sources.get(name, state)) for name in facts.column_names}
     columns |= _errors(facts, columns=columns, files=files)
+    if "warnings" in columns:
+        of_files = _gather(facts.column("warnings"), np.where(files == state, -1, files))
+        columns["warnings"] = _joined(columns["warnings"], of_files)
     is_unknown = is_intent[state]
     columns |= _unknown(columns, where=is_unknown, error=_NO_ANSWER_KNOWN)
     columns |= _unknown(columns, where=is_stateless, error=_NO_STATE_KNOWN)
@@ -179,6 +183,21 @@ def _gather(column: pa.ChunkedArray, rows: _Rows) -> pa.ChunkedArray:
         filled = [pa.ListArray.from_arrays(chunk.offsets, chunk.values) for chunk in taken.chunks]
         return pa.chunked_array(filled, type=column.type)
     return taken
+
+
+def _joined(one: pa.ChunkedArray, other: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Return lists joined row by row, the first column's items before the second's."""
+    first, second = pa.concat_arrays(one.chunks), pa.concat_arrays(other.chunks)
+    if len(second.flatten()) == 0:
+        return one
+    lengths = [np.diff(_buffer_values(each.offsets, dtype=np.int32)) for each in (first, second)]
+    rows = np.concatenate([np.repeat(np.arange(len(first)), each) for each in lengths])
+    order = np.argsort(rows, kind="stable").astype(np.int64)
+    items = pa.concat_arrays([first.flatten(), second.flatten()])
+    items = items.take(pa.Array.from_buffers(pa.int64(), len(order), [None, pa.py_buffer(order)]))
+    ends = np.concatenate([[0], np.cumsum(lengths[0] + lengths[1])]).astype(np.int32)
+    offsets = pa.Array.from_buffers(pa.int32(), len(ends), [None, pa.py_buffer(ends)])
+    return pa.chunked_array([pa.ListArray.from_arrays(offsets, items)], type=one.type)
 
 
 def _mask(values: npt.NDArray[np.bool_]) -> pa.Array:

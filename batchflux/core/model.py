@@ -84,9 +84,9 @@ class Fact:
     """One durable statement about one cell: a journal record, and one row of a checkpoint part.
 
     Every kind but FILES carries the cell's whole state at that moment, so that folding is: the last such fact,
-    plus the last FILES fact of the same attempt. `attempt` is the number (from 1) of the attempt spoken of;
-    `attempts` counts the submissions accepted so far; `cost_micro_usd` is what the cell has cost so far (an
-    intent's and an unknown's price included: it may have been spent).
+    plus the last FILES fact of the same attempt, whose warnings are added to the cell's. `attempt` is the number (from
+    1) of the attempt spoken of; `attempts` counts the submissions accepted so far; `cost_micro_usd` is what the cell
+    has cost so far (an intent's and an unknown's price included: it may have been spent).
     """
 
     cell_id: str
@@ -114,6 +114,7 @@ class Fact:
     error_kind: str | None = None
     error: str | None = None
     warnings: tuple[str, ...] = ()
+    fetched_sha256: tuple[str, ...] = ()  # FILES only, and only where words were written into the images since
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -161,10 +162,15 @@ class Prediction:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SavedFile:
-    """An image whole on disk: its path relative to the run directory, its hash and its size."""
+    """An image whole on disk: its path relative to the run directory, its hash and its size.
+
+    `fetched_sha256` is the hash of what the service sent, where words were written into the image since.
+    """
 
     path: str
     sha256: str
     size_bytes: int
     width: int
     height: int
+    is_one_colour: bool = False
+    fetched_sha256: str | None = None

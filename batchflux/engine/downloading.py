@@ -6,7 +6,7 @@ then it is left to the next run, and the cell stays completed.
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -15,6 +15,7 @@ from batchflux.core.naming import image_path, image_words
 from batchflux.core.progress import Progress
 from batchflux.core.protocol import build_result, decipher_result
 from batchflux.core.retry import Backoff
+from batchflux.core.sanity import image_warnings
 from batchflux.engine.ports import Download, Downloads, Observer, Sink, Transport
 
 __all__ = ["DownloadPool"]
@@ -100,6 +101,8 @@ class DownloadPool:
             file_bytes=tuple(file.size_bytes for file in saved) if fault is None else (),
             error_kind=None if fault is None else "download",
             error=None if fault is None else fault.message,
+            warnings=image_warnings(item.cell.body, saved) if fault is None else (),
+            fetched_sha256=_fetched(saved) if fault is None else (),
         )
         self.sink.record(fact)
         self.progress.apply(item.cell.index, fact, now_s=asyncio.get_running_loop().time())
@@ -139,6 +142,13 @@ class DownloadPool:
             return result.outputs
         self.observer.note("query", prediction_id=item.prediction_id, error_kind=result.kind, error=result.message)
         return ()
+
+
+def _fetched(saved: Sequence[SavedFile]) -> tuple[str, ...]:
+    """Return the hashes of what the service sent, or nothing where the files are just that."""
+    if all(file.fetched_sha256 is None for file in saved):
+        return ()
+    return tuple(file.fetched_sha256 or file.sha256 for file in saved)
 
 
 def _name(item: Download, number: int, extension: str) -> str:

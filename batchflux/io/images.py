@@ -2,7 +2,10 @@
 
 import os
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import TYPE_CHECKING, BinaryIO, NamedTuple
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 __all__ = ["ImageFacts", "ImageFault", "inspect_image"]
 
@@ -15,16 +18,22 @@ _END_MARKS = {"png": b"IEND\xaeB`\x82", "jpg": b"\xff\xd9"}
 _TAIL_BYTES = 1 << 16
 
 
+_SAMPLE_PX = 16
+_STRIP_PIXELS = 1 << 18
+_ALIKE = 8  # levels of 255: what WebP at quality 75 was seen to add to plain colours; JPEG adds none
+
+
 class ImageFault(ValueError):
     """The file is no whole image of a known kind."""
 
 
 class ImageFacts(NamedTuple):
-    """An image's file name extension, from its bytes, and its size in pixels."""
+    """An image's file name extension, from its bytes, its size in pixels, and whether they are all of one colour."""
 
     extension: str
     width: int
     height: int
+    is_one_colour: bool = False
 
 
 def inspect_image(path: Path) -> ImageFacts:
@@ -45,17 +54,50 @@ def inspect_image(path: Path) -> ImageFacts:
                     file.seek(0)
                     with Image.open(file) as again:
                         again.load()
+                        is_one_colour = _is_one_colour(again)
                 else:
                     image.load()
+                    is_one_colour = _is_one_colour(image)
                 if not _has_end(file, extension):
                     raise ImageFault("the image is damaged: its end is missing")
-                return ImageFacts(extension, image.width, image.height)
+                return ImageFacts(extension, image.width, image.height, is_one_colour)
         except UnidentifiedImageError:
             raise ImageFault(_first_bytes(path)) from None
         except (OSError, SyntaxError, ValueError, Warning, Image.DecompressionBombError, EOFError) as error:
             if isinstance(error, ImageFault):
                 raise
             raise ImageFault(f"the image is damaged: {error}") from None
+
+
+def _is_one_colour(image: "Image.Image") -> bool:
+    """Return whether all pixels are alike, give or take what a lossy codec changes; a loaded image."""
+    if image.mode == "P":  # numbers of colours, of which several may be the same
+        image = image.convert("RGBA")
+    # Almost every image is told by a few of its pixels; extremes are looked for without letting other threads run,
+    # so only in strips.
+    if not _is_even(image.resize((_SAMPLE_PX, _SAMPLE_PX), resample=0)):
+        return False
+    colour = image.crop((0, 0, 1, 1))
+    rows = max(1, _STRIP_PIXELS // image.width)
+    for top in range(0, image.height, rows):
+        strip = image.crop((0, top, image.width, min(image.height, top + rows)))
+        if not _is_even(strip, beside=colour):
+            return False
+    return True
+
+
+def _is_even(image: "Image.Image", *, beside: "Image.Image | None" = None) -> bool:
+    """Return whether no band differs by more than `_ALIKE` levels, within an image and from another's colour."""
+    bands = [_extremes(image), *([] if beside is None else [_extremes(beside)])]
+    return all(
+        max(high for _, high in band) - min(low for low, _ in band) <= _ALIKE for band in zip(*bands, strict=True)
+    )
+
+
+def _extremes(image: "Image.Image") -> list[tuple[float, float]]:
+    """Return the least and the greatest value of each band."""
+    found = image.getextrema()
+    return [found] if len(image.getbands()) == 1 else list(found)  # type: ignore[list-item, arg-type]
 
 
 def _has_end(file: BinaryIO, extension: str) -> bool:

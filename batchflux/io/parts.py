@@ -49,12 +49,13 @@ FACT_SCHEMA: Final = pa.schema(
         ("error_kind", pa.string()),
         ("error", pa.string()),
         ("warnings", pa.list_(pa.string())),
+        ("fetched_sha256", pa.list_(pa.string())),  # since 1.1
     ]
 )
 
 # Readers refuse a greater major version, and pass over the columns that a greater minor one adds.
 _SCHEMA_MAJOR: Final = 1
-_SCHEMA_MINOR: Final = 0
+_SCHEMA_MINOR: Final = 1
 _METADATA_KEY: Final = b"batchflux.part"
 _FEW_VALUES: Final = ["kind", "status", "model", "error_kind"]  # worth a dictionary in the file
 

@@ -52,6 +52,8 @@ def naive_state(own: list[Fact]) -> Fact:
         files=saved[-1].files if saved else (),
         sha256=saved[-1].sha256 if saved else (),
         file_bytes=saved[-1].file_bytes if saved else (),
+        fetched_sha256=saved[-1].fetched_sha256 if saved else (),
+        warnings=state.warnings + (saved[-1].warnings if states and saved else ()),
     )
 
 

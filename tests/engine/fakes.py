@@ -8,7 +8,7 @@ import itertools
 import json
 from collections import Counter
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -152,6 +152,7 @@ class Images:
     seconds: float = 0.0
     tries: Counter[str] = field(default_factory=Counter)
     tried_at_s: list[float] = field(default_factory=list)
+    odd: Mapping[str, Any] = field(default_factory=dict)
 
     async def save(
         self, url: str, name: Callable[[str], str], words: Mapping[str, JsonValue] | None = None
@@ -160,7 +161,9 @@ class Images:
         self.tries[url] += 1
         self.tried_at_s.append(asyncio.get_running_loop().time())
         fault = self.fate(url, self.tries[url])
-        return fault or SavedFile(path=name("png"), sha256="0" * 64, size_bytes=9, width=8, height=8)
+        return fault or replace(
+            SavedFile(path=name("png"), sha256="0" * 64, size_bytes=9, width=8, height=8), **self.odd
+        )
 
 
 class Notes:

@@ -138,3 +138,15 @@ def test_the_run_ends_when_the_last_image_is_saved() -> None:
     scene = play(Scene(cells=5, images=images))
     assert len(scene.sink.of(FactKind.FILES)) == 5
     assert 30 < scene.took_s < 40
+
+
+def test_what_is_odd_about_an_image_is_stated_with_its_files() -> None:
+    """One colour is a warning and no error; what was fetched has a hash of its own where words were added."""
+    plain = play(Scene(cells=1, images=Images())).sink.of(FactKind.FILES)[0]
+    assert (plain.warnings, plain.fetched_sha256) == ((), ())
+    odd = {"is_one_colour": True, "fetched_sha256": "1" * 64}
+    scene = play(Scene(cells=1, images=Images(odd=odd)))
+    stated = scene.sink.of(FactKind.FILES)[0]
+    assert (stated.warnings, stated.error_kind) == (("image 1 is of one colour",), None)
+    assert stated.fetched_sha256 == ("1" * 64,)
+    assert scene.statuses == {"completed": 1}

@@ -82,6 +82,7 @@ def facts(draw: st.DrawFn, *, strings: st.SearchStrategy[str] = text, cells: int
         error_kind=draw(st.sampled_from([None, "download", "server"])),
         error=draw(maybe),
         warnings=tuple(draw(st.lists(strings, max_size=2))),
+        fetched_sha256=tuple(draw(st.lists(strings, max_size=1))),
     )
 
 

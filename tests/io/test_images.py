@@ -167,3 +167,42 @@ def test_threads_leave_the_warnings_as_they_are(tmp_path: Path, monkeypatch: pyt
         for thread in threads:
             thread.join(10)
         assert warnings.filters == []
+
+
+@pytest.mark.parametrize(
+    ("kind", "mode"),
+    [(kind, "RGB") for kind in FORMATS]
+    + [("PNG", "L"), ("PNG", "RGBA"), ("PNG", "P"), ("GIF", "P"), ("PNG", "I;16"), ("PNG", "1"), ("TIFF", "CMYK")],
+)
+def test_an_image_of_one_colour_is_told(kind: str, mode: str, tmp_path: Path) -> None:
+    """All pixels alike, whatever the codec makes of them: what moderation or a failed model leaves."""
+    for colour in ((0, 0, 0), (117, 118, 119), (255, 255, 255), (200, 30, 90)):
+        plain = Image.new("RGB", (200, 120), colour)
+        if mode == "P":
+            image = plain.quantize(2)
+        elif mode == "1":
+            image = plain.convert("L").point(lambda level: 255 * (level > 99), mode="1")
+        else:
+            image = plain.convert("L").convert(mode) if mode == "I;16" else plain.convert(mode)
+        data = BytesIO()
+        image.save(data, format=kind)
+        assert inspect(tmp_path, data.getvalue()).is_one_colour, colour
+
+
+@given(st.integers(0, 1199), st.integers(0, 699), st.sampled_from([0, 1, 2]))
+@settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+def test_one_other_pixel_is_enough(tmp_path: Path, x: int, y: int, band: int) -> None:
+    """Wherever it stands and whichever band it differs in: an image isn't of one colour for being dull."""
+    image = Image.new("RGB", (1200, 700), (40, 40, 40))
+    image.putpixel((x, y), tuple(90 if place == band else 40 for place in range(3)))
+    data = BytesIO()
+    image.save(data, format="BMP")
+    assert not inspect(tmp_path, data.getvalue()).is_one_colour
+
+
+def test_a_slow_change_of_colour_is_seen(tmp_path: Path) -> None:
+    """Strips that are each of nearly one colour are held against the first pixel, not each against itself."""
+    image = Image.linear_gradient("L").resize((2048, 1024)).point(lambda level: level // 4)
+    data = BytesIO()
+    image.save(data, format="PNG")
+    assert not inspect(tmp_path, data.getvalue()).is_one_colour

@@ -110,6 +110,15 @@ def test_a_newer_minor_version_is_read_without_its_columns() -> None:
 
 
 @pytest.mark.fault("D18", "P13")
+def test_a_part_of_an_older_minor_version_is_read() -> None:
+    """A part of 1.0, which knew no hashes of what was fetched, has none."""
+    older = as_table(make_facts(2)).drop_columns(["fetched_sha256"])
+    read = decipher_part(with_metadata(older, schema="1.0")).facts
+    assert read.schema.equals(FACT_SCHEMA)
+    assert read.column("fetched_sha256").to_pylist() == [[], []]
+
+
+@pytest.mark.fault("D18", "P13")
 def test_a_newer_major_version_is_refused() -> None:
     """What was written under other rules is not read by these."""
     with pytest.raises(PartError, match=r"schema 2.0 is a newer batchflux's: update batchflux"):
