@@ -11,10 +11,12 @@ import os
 import secrets
 import socket
 import ssl
+import threading
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Self, TypeVar
 
 import aiohttp
 from aiohttp.abc import AbstractResolver, ResolveResult
@@ -26,14 +28,25 @@ from batchflux.core.fields import clip
 from batchflux.core.model import Fault, JsonValue, SavedFile
 from batchflux.io.images import ImageFault, inspect_image
 from batchflux.io.imagetext import embed_words
-from batchflux.io.storage import make_dir, publish_file
+from batchflux.io.storage import make_dir, publish_file, write_all
 
 __all__ = ["Downloader"]
+
+_Found = TypeVar("_Found")
 
 _MAX_IMAGE_BYTES = 100 << 20  # a 1-megapixel PNG has 2 MB; this bounds what a wrong URL can cost
 _MAX_HOPS = 4
 # Slow is not silent: a thin line may take its time, but ten seconds without a byte are a host that hangs.
 _TIMEOUT = aiohttp.ClientTimeout(total=120, sock_connect=10, sock_read=10)
+
+
+# What arrives is written in pieces of this size, each by a thread: a disk that makes its writers wait holds nobody up.
+_PIECE_BYTES = 1 << 20
+
+# As many images as are fetched at a time may wait for the disk; looking at one takes a core, and more of that at once
+# than there are cores would only make the event loop wait for its turn.
+_MOST_THREADS = 12
+_MOST_LOOKING = 4
 
 
 class _Refused(OSError):
@@ -100,6 +113,9 @@ class Downloader:
     ) -> None:
         self._run_dir, self._allow_loopback, self._proxy = run_dir, allow_loopback, proxy
         self._tls = tls or ssl.create_default_context()
+        # Threads of its own: in asyncio's, names are resolved and journals sealed, which must not wait for images.
+        self._threads = ThreadPoolExecutor(max_workers=_MOST_THREADS, thread_name_prefix="batchflux-images")
+        self._looking = threading.Semaphore(min(_MOST_LOOKING, os.cpu_count() or 1))
 
     async def __aenter__(self) -> Self:
         resolver = _PublicResolver(allow_loopback=self._allow_loopback, proxy=self._proxy)
@@ -117,6 +133,8 @@ class Downloader:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         await self._session.close()
+        # What a thread has begun ends here: nothing may get its name after the run has let go of its directory.
+        await asyncio.to_thread(self._threads.shutdown, cancel_futures=True)
 
     async def save(
         self, url: str, name: Callable[[str], str], words: Mapping[str, JsonValue] | None = None
@@ -128,21 +146,23 @@ class Downloader:
         the reason. Raises StorageError where the disk refuses.
         """
         temporary = self._run_dir / _temporary_name(name("part"))
+        arriving = _Arriving(temporary)
         try:
-            if not temporary.parent.is_dir():
-                await asyncio.to_thread(make_dir, temporary.parent)
-            try:
-                fetched = await self._fetch(url, temporary)
-                if isinstance(fetched, Fault):
-                    return fetched
-                return await asyncio.to_thread(self._publish, temporary, fetched, name, words)
-            finally:
-                temporary.unlink(missing_ok=True)
+            fault = await self._fetch(url, arriving)
+            if fault is not None:
+                return fault
+            return await self._in_thread(self._publish, arriving, name, words)
         except OSError as error:
             raise StorageError(temporary.parent, doing="save an image", cause=error) from error
+        finally:
+            arriving.give_up()
 
-    async def _fetch(self, url: str, temporary: Path) -> str | Fault:
-        """Stream a URL into a file; returns its SHA-256 or why not. Only the disk's errors pass as OSError."""
+    async def _in_thread(self, work: Callable[..., _Found], *given: object) -> _Found:
+        """Return what work on an image gives, done where it holds up nothing else."""
+        return await asyncio.get_running_loop().run_in_executor(self._threads, work, *given)
+
+    async def _fetch(self, url: str, arriving: "_Arriving") -> Fault | None:
+        """Take in what a URL gives; returns why not. Only the disk's errors pass as OSError."""
         target: URL | None = None
         for _ in range(_MAX_HOPS):
             try:
@@ -157,26 +177,110 @@ class Downloader:
                         continue
                     if response.status != 200:
                         return _fault(f"HTTP {response.status}", code=response.status)
-                    return await _stream(response, temporary)
+                    return await self._stream(response, arriving)
             except _DiskError as error:
                 raise error.cause from error
             except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
                 return _fault(_words(error))
         return _fault("too many redirects")
 
+    async def _stream(self, response: aiohttp.ClientResponse, arriving: "_Arriving") -> Fault | None:
+        async for part in response.content.iter_any():
+            arriving.take(part)
+            if arriving.size_bytes > _MAX_IMAGE_BYTES:
+                return _fault(f"larger than {_MAX_IMAGE_BYTES >> 20} MiB")
+            if arriving.is_piece_full:
+                try:
+                    await self._in_thread(arriving.write)
+                except OSError as error:
+                    raise _DiskError(error) from error
+        return None
+
     def _publish(
-        self, temporary: Path, sha256: str, name: Callable[[str], str], words: Mapping[str, JsonValue] | None
+        self, arriving: "_Arriving", name: Callable[[str], str], words: Mapping[str, JsonValue] | None
     ) -> SavedFile | Fault:
+        """Write the rest of an image, look whether it is whole, and give it its name; in a thread."""
+        arriving.write()
+        temporary, fetched_sha256 = arriving.path, arriving.sha256
+        sha256 = fetched_sha256
         try:
-            facts = inspect_image(temporary)
-            if words is not None:
-                sha256 = _embed(temporary, words)
+            with self._looking:
+                facts = inspect_image(temporary)
+                if words is not None:
+                    sha256 = _embed(temporary, words)
         except ImageFault as error:
             return _fault(str(error))
         size_bytes = temporary.stat().st_size
         path = name(facts.extension)
         publish_file(temporary, self._run_dir / path)
-        return SavedFile(path=path, sha256=sha256, size_bytes=size_bytes, width=facts.width, height=facts.height)
+        arriving.is_published = True
+        return SavedFile(
+            path=path,
+            sha256=sha256,
+            size_bytes=size_bytes,
+            width=facts.width,
+            height=facts.height,
+            is_one_colour=facts.is_one_colour,
+            fetched_sha256=fetched_sha256 if sha256 != fetched_sha256 else None,
+        )
+
+
+class _Arriving:
+    """A file that is being fetched: bytes are taken by the event loop, and written and hashed by threads.
+
+    Each piece opens the file anew, so that a thread whose download was cancelled holds no descriptor that somebody
+    else may close; what it still writes has lost its name.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.size_bytes = 0
+        self.is_published = False
+        self._parts: list[bytes] = []
+        self._held_bytes = 0
+        self._is_begun = self._is_given_up = False
+        self._digest = hashlib.sha256()
+
+    @property
+    def is_piece_full(self) -> bool:
+        """Whether so much is in memory that it should be written."""
+        return self._held_bytes >= _PIECE_BYTES
+
+    @property
+    def sha256(self) -> str:
+        """The hash of what was written."""
+        return self._digest.hexdigest()
+
+    def take(self, part: bytes) -> None:
+        """Take in what arrived."""
+        self._parts.append(part)
+        self._held_bytes += len(part)
+        self.size_bytes += len(part)
+
+    def write(self) -> None:
+        """Write what is in memory, the first time into a new file. Raises OSError."""
+        parts, self._parts, self._held_bytes = self._parts, [], 0
+        flags = os.O_APPEND
+        if not self._is_begun:
+            if not self.path.parent.is_dir():
+                make_dir(self.path.parent)
+            flags = os.O_CREAT | os.O_EXCL
+            self._is_begun = True
+        file = os.open(self.path, os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC | flags, 0o666)
+        try:
+            for part in parts:
+                self._digest.update(part)
+                write_all(file, part)
+        finally:
+            os.close(file)
+            if self._is_given_up:  # while this thread was writing
+                self.path.unlink(missing_ok=True)
+
+    def give_up(self) -> None:
+        """Take away what was written, where nothing came of it."""
+        self._is_given_up = True
+        if self._is_begun and not self.is_published:
+            self.path.unlink(missing_ok=True)
 
 
 def _embed(temporary: Path, words: Mapping[str, JsonValue]) -> str:
@@ -198,34 +302,6 @@ class _DiskError(Exception):
     def __init__(self, cause: OSError) -> None:
         super().__init__(cause)
         self.cause = cause
-
-
-async def _stream(response: aiohttp.ClientResponse, temporary: Path) -> str | Fault:
-    digest = hashlib.sha256()
-    size = 0
-    try:
-        file = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o666)
-    except OSError as error:
-        raise _DiskError(error) from error
-    try:
-        async for part in response.content.iter_any():
-            size += len(part)
-            if size > _MAX_IMAGE_BYTES:
-                return _fault(f"larger than {_MAX_IMAGE_BYTES >> 20} MiB")
-            digest.update(part)
-            _write_all(file, part)
-    finally:
-        os.close(file)
-    return digest.hexdigest()
-
-
-def _write_all(file: int, part: bytes) -> None:
-    view = memoryview(part)
-    try:
-        while view:
-            view = view[os.write(file, view) :]
-    except OSError as error:
-        raise _DiskError(error) from error
 
 
 def _words(error: Exception) -> str:
