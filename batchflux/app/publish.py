@@ -5,16 +5,18 @@ They are made of the spec, the table and the facts: what somebody edits in them 
 
 import hashlib
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from batchflux.app.blocks import read_blocks
+from batchflux.app.blocks import Block, read_blocks
 from batchflux.app.job import JOB_FILE, PROMPTS_FILE, Job
 from batchflux.app.reading import gather_retired
 from batchflux.app.resume import Known
 from batchflux.app.rundir import RunIdentity
+from batchflux.app.sameness import with_sameness
 from batchflux.io.facts import CHECKPOINT_DIR
 from batchflux.io.manifest import (
     MANIFEST,
@@ -47,15 +49,20 @@ def publish_results(job: Job, known: Known, *, base_url: str) -> None:
 
 def manifest_source(job: Job, identity: RunIdentity | None, *, base_url: str, stamp: str) -> ManifestSource:
     """Return what a manifest of this job and the facts on the disk is made of; it can be gone through once."""
+    read = partial(_read_blocks, job, identity)
     return ManifestSource(
         grid=job.grid,
         part=job.rows.part,
         carried=_Window(job.carried()),
         carried_schema=job.table.schema,
-        blocks=read_blocks(job.grid, job.run_dir, identity, columns=STATE_FACTS),
+        blocks=with_sameness(job.grid, read, columns=STATE_FACTS),
         base_url=base_url,
         stamp=stamp,
     )
+
+
+def _read_blocks(job: Job, identity: RunIdentity | None, columns: tuple[str, ...]) -> Iterator[Block]:
+    return read_blocks(job.grid, job.run_dir, identity, columns=columns)
 
 
 def is_manifest_current(run_dir: Path) -> bool:

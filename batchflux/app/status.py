@@ -14,6 +14,7 @@ from batchflux.app.job import Job, load_job
 from batchflux.app.reading import gather, read_known
 from batchflux.app.resume import Known
 from batchflux.app.rundir import RunIdentity, is_rehearsal
+from batchflux.app.sameness import SAMENESS_COLUMNS, Sameness
 from batchflux.app.summary import Standing, stand, words_on
 from batchflux.app.tally import TALLY_COLUMNS, Tally
 from batchflux.core.arrow import from_ints
@@ -85,10 +86,15 @@ def read_status(run_dir: Path) -> tuple[Status, Job, Known]:
     identity = RunIdentity.read(run_dir)
     known = read_known(job.grid, run_dir, identity)
     now_s = time.time()
-    tally = Tally(since_ms=round((now_s - _RATE_OVER_S) * 1000))
+    tally = Tally(since_ms=round((now_s - _RATE_OVER_S) * 1000), now_ms=round(now_s * 1000))
     if not known.is_empty:
-        for block in read_blocks(job.grid, run_dir, identity, columns=TALLY_COLUMNS):
+        sameness = Sameness(job.grid)
+        for block in read_blocks(job.grid, run_dir, identity, columns=(*TALLY_COLUMNS, *SAMENESS_COLUMNS)):
             tally.add(block.facts)
+            sameness.add(block)
+        if sameness.finds_any:  # only now it can be told which cells they are
+            blocks = read_blocks(job.grid, run_dir, identity, columns=SAMENESS_COLUMNS)
+            tally.warnings["same_image"] = sum(int(np.count_nonzero(sameness.others(block))) for block in blocks)
     standing = stand(job, known, tally)
     rate = None
     if tally.completed_since >= 2:

@@ -4,6 +4,7 @@ import json
 import shlex
 import time
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 
 from batchflux.app.advice import advice_for
@@ -14,6 +15,7 @@ from batchflux.app.tally import TALLY_COLUMNS, Tally
 from batchflux.core.budget import usd
 from batchflux.core.model import CellStatus
 from batchflux.core.progress import STATUS_CODES, count_codes
+from batchflux.core.sanity import WARNING_KINDS
 from batchflux.engine.observers import duration
 from batchflux.engine.ports import StopReason
 from batchflux.io.manifest import MANIFEST, iter_tables
@@ -25,8 +27,9 @@ __all__ = ["Result", "Standing", "stand", "summarise", "words_on"]
 class Standing:
     """The cells of a job by status and what became of them. Money in USD, times in milliseconds; None is not known.
 
-    `errors` counts cells by error kind; `images` are those made, `images_missing` those of completed cells that aren't
-    on the disk though the job asks for them.
+    `errors` counts cells by error kind, `warnings` by kind of warning; `images` are those made, `images_missing` those
+    of completed cells that aren't on the disk though the job asks for them. Of those not on the disk, asked for or
+    not, the service has deleted `images_expired`, and within a day deletes `images_expiring`, from `expires_at` on.
     """
 
     cells: int
@@ -42,6 +45,10 @@ class Standing:
     inference_ms_p50: float | None
     inference_ms_p95: float | None
     latency_ms_p50: float | None
+    warnings: dict[str, int]
+    images_expired: int
+    images_expiring: int
+    expires_at: str | None
 
 
 def words_on(standing: Standing) -> list[str]:
@@ -54,7 +61,19 @@ def words_on(standing: Standing) -> list[str]:
         )
     if standing.images_missing:
         text.append(f"  {standing.images_missing:,} images are not on the disk yet")
+    if standing.images_expired:
+        text.append(
+            f"  {standing.images_expired:,} images that aren't on the disk have expired: the service deletes them "
+            "after 7 days"
+        )
+    if standing.images_expiring:
+        text.append(
+            f"  {standing.images_expiring:,} images that aren't on the disk expire within a day, the first at "
+            f"{standing.expires_at}: fetch them with run --download-only, at no cost"
+        )
     text += [f"  {count:,} × {kind}: {advice_for(kind)}" for kind, count in standing.errors.items()]
+    for kind, count in standing.warnings.items():
+        text.append(f"  {count:,} cell{'s' if count > 1 else ''} with a warning: {WARNING_KINDS[kind]}")
     return text
 
 
@@ -76,7 +95,15 @@ def stand(job: Job, known: Known, tally: Tally) -> Standing:
         inference_ms_p50=tally.inference_ms.quantile(0.5),
         inference_ms_p95=tally.inference_ms.quantile(0.95),
         latency_ms_p50=tally.latency_ms.quantile(0.5),
+        warnings={kind: tally.warnings[kind] for kind in WARNING_KINDS if kind in tally.warnings},
+        images_expired=tally.expired,
+        images_expiring=tally.expiring,
+        expires_at=_moment(tally.expires_at_ms) if tally.expiring else None,
     )
+
+
+def _moment(at_ms: int) -> str:
+    return datetime.fromtimestamp(at_ms / 1000, UTC).isoformat(timespec="seconds")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -174,7 +201,8 @@ class Result:
 def summarise(job: Job, known: Known, *, stop: StopReason | None, started: float, spent_before: int) -> Result:
     """Return how a run ended, with its exit status (interface: exit status of `run`); its manifest is written."""
     seconds = max(time.monotonic() - started, 1e-3)
-    tally = Tally(since_ms=round((time.time() - seconds) * 1000))
+    now_s = time.time()
+    tally = Tally(since_ms=round((now_s - seconds) * 1000), now_ms=round(now_s * 1000))
     for cells in iter_tables(job.run_dir / MANIFEST, columns=TALLY_COLUMNS):
         tally.add(cells)
     standing = stand(job, known, tally)

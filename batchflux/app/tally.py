@@ -8,6 +8,8 @@ import pyarrow.compute as pc
 
 from batchflux.core.arrow import Flags, Ints, as_ints, from_flags, list_lengths, numbered
 from batchflux.core.model import CellStatus
+from batchflux.core.sanity import WARNING_KINDS, kind_of
+from batchflux.io.manifest import RETENTION_MS
 
 __all__ = ["TALLY_COLUMNS", "Tally"]
 
@@ -20,16 +22,28 @@ TALLY_COLUMNS: Final = (
     "latency_ms",
     "completed_at",
     "error_kind",
+    "warnings",
+    "created_at",
+    "submitted_at",
 )
 
 _NEVER: Final = 2**62
+_DAY_MS: Final = 24 * 3600 * 1000
 
 
 class Tally:
-    """Takes folded cells in; what was completed since `since_ms` (our clock) is counted by itself."""
+    """Takes folded cells in; what was completed since `since_ms` (our clock) is counted by itself.
 
-    def __init__(self, *, since_ms: int) -> None:
+    Of the images that aren't on the disk, `expired` are those that the service had deleted by `now_ms`, `expiring`
+    those that it will have within a day, the first of them at `expires_at_ms`. `warnings` counts cells by kind.
+    """
+
+    def __init__(self, *, since_ms: int, now_ms: int) -> None:
         self.images = self.files = self.images_since = self.completed_since = 0
+        self.expired = self.expiring = 0
+        self.expires_at_ms = _NEVER
+        self.warnings: dict[str, int] = {}
+        self._now_ms = now_ms
         self.first_since_ms = _NEVER
         self.errors: dict[str, int] = {}
         self.inference_ms = _Counted()
@@ -54,6 +68,29 @@ class Tally:
         self._add_errors(cells["error_kind"], ~is_pending)
         self.inference_ms.add(cells["inference_ms"], is_completed)
         self.latency_ms.add(cells["latency_ms"], is_completed)
+        self._add_expiry(cells, np.where(is_completed, np.maximum(images - files, 0), 0))
+        self._add_warnings(cells["warnings"])
+
+    def _add_expiry(self, cells: pa.Table, missing: Ints) -> None:
+        begun = as_ints(pc.coalesce(cells["created_at"], cells["submitted_at"]), null=_NEVER - RETENTION_MS)
+        expires = begun + RETENTION_MS
+        self.expired += int(missing[expires <= self._now_ms].sum())
+        is_soon = (missing > 0) & (expires > self._now_ms) & (expires <= self._now_ms + _DAY_MS)
+        if is_soon.any():
+            self.expiring += int(missing[is_soon].sum())
+            self.expires_at_ms = min(self.expires_at_ms, int(expires[is_soon].min()))
+
+    def _add_warnings(self, column: Any) -> None:
+        lines = pc.list_flatten(column)
+        if len(lines) == 0:
+            return
+        rows = np.repeat(np.arange(len(column)), list_lengths(column))
+        names = list(WARNING_KINDS)
+        texts = pc.unique(lines).to_pylist()
+        kinds = np.array([names.index(kind_of(text or "")) for text in texts])[numbered(lines, texts, other=0)]
+        pairs = np.unique(rows * len(names) + kinds)  # a cell counts once, whatever its images
+        for kind, count in zip(*np.unique(pairs % len(names), return_counts=True), strict=True):
+            self.warnings[names[kind]] = self.warnings.get(names[kind], 0) + int(count)
 
     def _add_errors(self, kinds: Any, is_said: Flags) -> None:
         for item in pc.value_counts(kinds.filter(from_flags(is_said))).to_pylist():

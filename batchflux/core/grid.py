@@ -5,7 +5,7 @@ index and are skipped. Keys of a slice of rows come from two additions in numpy;
 (drawn seeds) is. The rows' texts are not here: `cell` is given the row's part.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import count, islice
@@ -171,12 +171,14 @@ class Grid:
     @cached_property
     def _combination_keys(self) -> KeyArray:
         """(combinations, 2): what the axes' parameters add to a cell's key."""
+        return self._keys_of_axes(axis for axis in self.axes if axis.kind == "parameter")
+
+    def _keys_of_axes(self, axes: Iterable[Axis]) -> KeyArray:
         total = np.zeros((*(self.shape or (1,)), 2), dtype=np.uint64)
         n_words = prod(len(axis.values) for axis in self.recipe.word_axes)
         models = (self._variant_of // n_words).reshape(self.shape or (1,))
-        for place, axis in enumerate(self.axes):
-            if axis.kind != "parameter":
-                continue
+        for axis in axes:
+            place = self.axes.index(axis)
             keys = np.array(
                 [[parameter_key(model, axis.name, value) for value in axis.values] for model in self.recipe.models],
                 dtype=np.uint64,
@@ -184,6 +186,21 @@ class Grid:
             values = _along(np.arange(len(axis.values)), place, self.shape)
             total = total + keys[models, np.broadcast_to(values, models.shape)]
         return total.reshape(-1, 2)
+
+    def seedless_keys(self, indexes: Indexes) -> KeyArray:
+        """Return the keys of some cells' requests without seed and ordinal, (n, 2): alike where only those differ."""
+        rows, combinations = np.divmod(indexes, self.n_combinations)
+        keys: KeyArray = self.rows.keys[self._variant_of[combinations], rows]
+        keys = keys + self._seedless_combination_keys[combinations]
+        seeds, places = np.unique(self.rows.own_seed[rows], return_inverse=True)
+        # No model has a default seed, so a seed's key is the same for all of them.
+        none = Key(0, 0)
+        stated = [none if seed == NO_SEED else parameter_key("", "seed", seed) for seed in seeds.tolist()]
+        return keys - np.array(stated, dtype=np.uint64).reshape(-1, 2)[places]
+
+    @cached_property
+    def _seedless_combination_keys(self) -> KeyArray:
+        return self._keys_of_axes(axis for axis in self.axes if axis.kind == "parameter" and axis.name != "seed")
 
     @cached_property
     def _seed_axis(self) -> int | None:

@@ -233,3 +233,22 @@ def test_axis_seeds_begin_with_fewer() -> None:
     """A larger `random` begins with the smaller one's seeds, and all differ."""
     assert axis_seeds(50, 7)[:10] == axis_seeds(10, 7)
     assert len(set(axis_seeds(5000, 7))) == 5000
+
+
+@given(st.lists(st.sampled_from(["a", "b"]), min_size=1, max_size=4), st.data())
+def test_seedless_keys_are_alike_where_only_the_seed_differs(prompts: list[str], data: st.DataObject) -> None:
+    """Whoever gives the seed: an axis, a row, a row's own axis, or nobody."""
+    seeds = data.draw(st.sampled_from(["axis", "row", "row_seed", "drawn"]))
+    axes = [axis("guidance_scale", 2.5, 3.5)]
+    rows: list[Row] = [{"prompt": prompt} for prompt in prompts]
+    if seeds == "axis":
+        axes.append(axis("seed", 1, 2))
+    if seeds == "row_seed":
+        axes.insert(0, Axis(name="seed", kind="row_seed", values=(0, 1), key=7))
+    if seeds == "row":
+        rows = [{"prompt": row["prompt"], "seed": data.draw(st.sampled_from([None, 5, 6]))} for row in rows]
+    grid, parts = build(rows, axes)
+    made = cells(grid, parts)
+    keys = grid.seedless_keys(np.array([cell.index for cell in made])).tolist()
+    seedless = [{name: value for name, value in cell.body.items() if name != "seed"} for cell in made]
+    assert [Key(*key) for key in keys] == [body_key(MODEL, body) for body in seedless]
