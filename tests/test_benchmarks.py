@@ -16,12 +16,12 @@ def _run(command: list[str]) -> "subprocess.CompletedProcess[str]":
 
 
 def test_the_command_measures_and_writes_its_figures(tmp_path: Path) -> None:
-    """At a tiny scale, two benchmarks print their rows and leave figures with machine and versions."""
-    command = [sys.executable, "-m", "tests.benchmarks", "throughput", "checkpoint", "--scale", "0.002"]
+    """At a tiny scale, three benchmarks print their rows and leave figures with machine and versions."""
+    command = [sys.executable, "-m", "tests.benchmarks", "throughput", "checkpoint", "downloads", "--scale", "0.002"]
     done = _run([*command, "--results", str(tmp_path)])
     assert done.returncode == 0, done.stderr
     assert "== throughput" in done.stdout
-    for name in ("throughput", "checkpoint"):
+    for name in ("throughput", "checkpoint", "downloads"):
         found = json.loads((tmp_path / f"{name}.json").read_text())
         assert found["benchmark"] == name
         assert found["cores"] >= 1

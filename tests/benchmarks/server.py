@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Self
 from uuid import uuid4
 
-__all__ = ["ZeroLatency"]
+__all__ = ["OneFile", "ZeroLatency"]
 
 _START_PATIENCE_S = 20.0
 
@@ -117,6 +117,46 @@ class ZeroLatency:
             )
         )
         return ["nginx", "-c", str(conf), "-p", str(folder)]
+
+
+_NGINX_FILE = """
+daemon off; master_process off; pid {folder}/nginx.pid; error_log {folder}/error.log warn;
+events {{ worker_connections 4096; }}
+http {{
+  access_log off; sendfile on; tcp_nopush on; keepalive_requests 100000000;
+  client_body_temp_path {folder}/body; proxy_temp_path {folder}/proxy; fastcgi_temp_path {folder}/fastcgi;
+  uwsgi_temp_path {folder}/uwsgi; scgi_temp_path {folder}/scgi;
+  server {{
+    listen 127.0.0.1:{port} backlog=1024;
+    location / {{ root {folder}; try_files /file =404; }}
+  }}
+}}
+"""
+
+
+class OneFile:
+    """A running server that has the same bytes under every name. Needs nginx: what else is at hand is no match."""
+
+    def __init__(self, data: bytes) -> None:
+        self._data, self._stack = data, ExitStack()
+
+    def __enter__(self) -> Self:
+        with ExitStack() as stack:
+            folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="batchflux-file-")))
+            folder.chmod(0o755)  # its worker may be another user
+            (folder / "file").write_bytes(self._data)
+            port = _free_port()
+            conf = folder / "nginx.conf"
+            conf.write_text(_NGINX_FILE.format(folder=folder, port=port))
+            process = subprocess.Popen(["nginx", "-c", str(conf), "-p", str(folder)], stdout=subprocess.DEVNULL)
+            stack.callback(_end, process)
+            _wait_for(port, process)
+            self.origin = f"http://127.0.0.1:{port}"
+            self._stack = stack.pop_all()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
 
 
 def _filled(text: str, words: dict[str, str]) -> str:
