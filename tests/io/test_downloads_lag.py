@@ -70,6 +70,7 @@ async def burn() -> None:
             group.create_task(asyncio.to_thread(hashlib.sha256, data))
 
 
+@pytest.mark.slow  # a clock tells, and on a machine at its limit the clock tells of others
 def test_the_loop_goes_on_while_large_images_are_verified(tmp_path: Path, url: str) -> None:
     """Twelve at a time are fetched, hashed, decoded and given words, and the loop is never 50 ms late.
 
