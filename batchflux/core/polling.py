@@ -17,6 +17,9 @@ __all__ = ["LOOK_PRICE", "LatencyBook", "PollPace"]
 _REMEMBERED = 256  # for the time that nine in ten take
 _FEW = 8  # with fewer latencies than this a quantile says nothing
 _FIRST_GUESS_S = 0.5
+# While nothing is known first looks are spread down to a 25th of that: all at once, they would leave a service that
+# is done in milliseconds idle for half a second. A slow one is asked once more for each of the first few.
+_GUESS_SPREAD = 25.0
 _LONG_GUESS_S = 30.0  # the documentation's slowest sample took 25.7 s
 _SOONEST_S = 0.001
 _SHORTEST_STEP_S = 0.05
@@ -103,6 +106,7 @@ class LatencyBook:
         self._trip_s = 0.0
         self._at_first = 0.0
         self._dated = 1.0
+        self._guess = 0.0
 
     def saw_running(self, looked_s: float, *, before_s: float = 0.0, trip_s: float = 0.0) -> None:
         """Take in a prediction that was not yet done `looked_s` after its submission, nor at the look `before_s`.
@@ -162,11 +166,18 @@ class LatencyBook:
         else:
             step_s = min(waited_s * self._step_share, _LONGEST_STEP_S)
         if waited_s <= 0.0:
-            step_s = step_s if is_known else _FIRST_GUESS_S
+            step_s = step_s if is_known else self._guess_s()
             return max(_SOONEST_S, step_s * jitter - min(self._trip_s, step_s / 2))
+        if self._guess and not self._next_s:  # those asked early wait for what the others show
+            step_s = max(step_s, _FIRST_GUESS_S - waited_s)
         step_s = max(step_s, min(waited_s * self._least_share, _LONGEST_STEP_S))
         early_s = min(self._trip_s, step_s / 2)
         return max(_SHORTEST_STEP_S * jitter, step_s * jitter - early_s, self.pace.least_s() * (1 + 0.2 * dice))
+
+    def _guess_s(self) -> float:
+        guess_s = _FIRST_GUESS_S * math.pow(_GUESS_SPREAD, -self._guess)
+        self._guess = (self._guess + _GOLDEN) % 1.0
+        return guess_s
 
     def _note(self, *, done: int, trip_s: float) -> None:
         self._news += 1

@@ -56,6 +56,18 @@ def test_follows_a_service_that_drifts() -> None:
     assert book.expected_s() < 5.0
 
 
+def test_first_guesses_are_spread() -> None:
+    """Of the first 64 predictions some are asked for within 30 ms, none later than 0.5 s, none twice before that."""
+    book = LatencyBook()
+    firsts = [book.wait_s(0.0, dice=0.5) for _ in range(64)]
+    assert firsts[0] == 0.5
+    assert 5 < sum(first_s < 0.03 for first_s in firsts) < 15
+    assert all(0.02 <= first_s <= 0.5 for first_s in firsts)
+    for first_s in firsts:
+        book.saw_running(first_s)
+        assert first_s + book.wait_s(first_s, dice=0.5) >= 0.5
+
+
 def test_before_anything_is_known() -> None:
     """Without latencies the first look comes soon and the guess of a whole prediction is a long one."""
     book = LatencyBook()
