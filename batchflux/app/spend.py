@@ -60,7 +60,7 @@ async def spend(
     log = RunLog(job.run_dir / "run.log", level=log_level())
     seen = observe(progress) if observe is not None else None
     observer: Observer = Several([log, seen]) if seen is not None else log
-    dice, wall_ms = random.SystemRandom().random, run_clock()
+    dice, wall_ms = random.Random().random, run_clock()  # jitter is no secret, and the system's dice cost more
     concurrency = spec.run.concurrency
     admission = Admission(
         window=Window.learned() if concurrency is None else Window.capped(concurrency),

@@ -10,7 +10,7 @@ other cell. Its rules:
 - Facts are stated before anything that follows from them happens.
 """
 
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Literal, TypeAlias, assert_never
@@ -210,7 +210,14 @@ class _AfterSubmission:
 
 def _after_submission(intent: Fact, event: Answered, *, state: CellState, rules: FlowRules) -> _AfterSubmission:
     """Say what an answer to a submission means for the cell."""
-    bare = partial(replace, intent, at_ms=event.at_ms, prompt_id=None, model=None, body=None, price_micro_usd=None)
+    bare = partial(
+        Fact,
+        cell_id=intent.cell_id,
+        at_ms=event.at_ms,
+        attempt=intent.attempt,
+        attempts=state.attempts,
+        cost_micro_usd=intent.cost_micro_usd,
+    )
     price = rules.price_micro_usd
     match event.answer:
         case NotSent(fault=fault) | Rejected(fault=fault, concerns="moment" | "job"):
@@ -236,6 +243,7 @@ def _after_submission(intent: Fact, event: Answered, *, state: CellState, rules:
         case Unanswered(fault=fault):
             fact = bare(
                 kind=FactKind.UNANSWERED,
+                status=CellStatus.UNKNOWN,
                 submitted_at_ms=event.sent_at_ms,
                 error_kind=fault.kind,
                 error=fault.message,
@@ -257,8 +265,6 @@ def _after_submission(intent: Fact, event: Answered, *, state: CellState, rules:
                 prediction_id=prediction.id,
                 submitted_at_ms=event.sent_at_ms,
                 created_at_ms=prediction.created_at_ms,
-                error_kind=None,
-                error=None,
             )
             return _AfterSubmission(fact=fact, next="watch", state=after)
         case _:
@@ -293,12 +299,11 @@ def _watch(
     looked_before_s = 0.0
     is_blind = is_resumed  # whether it may long have been done unseen: then its age when found says nothing
     missing_since_s: float | None = None
-    fact = Fact(
+    outcome = partial(
+        Fact,
         cell_id=cell.cell_id,
         kind=FactKind.OUTCOME,
-        at_ms=0,
         attempt=max(1, state.attempts),
-        status=CellStatus.SUBMITTED,
         attempts=state.attempts,
         cost_micro_usd=state.cost_micro_usd,
         prediction_id=state.prediction_id,
@@ -325,7 +330,7 @@ def _watch(
                     if not is_blind and prediction.status == "completed":
                         told_ms = prediction.inference_ms
                         book.learn(waited_s, before_s=looked_before_s, inference_ms=told_ms, trip_s=trip_s)
-                    return _finish(cell, fact, prediction, event, state=state, rules=rules)
+                    return _finish(cell, outcome, prediction, event, state=state, rules=rules)
                 wait_s = book.wait_s(older_s + waited_s, dice=dice)
             case Prediction():
                 faults, missing_since_s = 0, None
@@ -339,7 +344,7 @@ def _watch(
                 if fault.kind == "not_found":
                     missing_since_s = event.now_s if missing_since_s is None else missing_since_s
                     if event.now_s - missing_since_s >= NOT_FOUND_GRACE_S:
-                        return _Watched(fact=_ended(fact, event, status=CellStatus.FAILED, fault=fault))
+                        return _Watched(fact=_ended(outcome, event, status=CellStatus.FAILED, fault=fault))
                 else:
                     missing_since_s = None
                 wait_s = max(POLL_BACKOFF.wait_for(fault, faults, dice=dice), book.pace.least_s())
@@ -349,19 +354,17 @@ def _watch(
         # One that is missing is waited for until that is believed, or a short timeout would leave it open for ever.
         if waited_s + wait_s > rules.timeout_s and missing_since_s is None:
             over = Fault(kind="timeout", message=f"not final after {waited_s:.0f} s; every later run asks for it again")
-            return _Watched(fact=_ended(fact, event, status=CellStatus.SUBMITTED, fault=over))
+            return _Watched(fact=_ended(outcome, event, status=CellStatus.SUBMITTED, fault=over))
 
 
-def _ended(fact: Fact, event: Looked, *, status: CellStatus, fault: Fault) -> Fact:
+def _ended(outcome: Callable[..., Fact], event: Looked, *, status: CellStatus, fault: Fault) -> Fact:
     final = event.at_ms if status is CellStatus.FAILED else None
-    return replace(
-        fact, at_ms=event.at_ms, status=status, completed_at_ms=final, error_kind=fault.kind, error=fault.message
-    )
+    return outcome(at_ms=event.at_ms, status=status, completed_at_ms=final, error_kind=fault.kind, error=fault.message)
 
 
 def _finish(
     cell: Cell,
-    fact: Fact,
+    outcome: Callable[..., Fact],
     prediction: Prediction,
     event: Looked,
     *,
@@ -372,8 +375,7 @@ def _finish(
     submitted_at_ms = state.submitted_at_ms
     latency_ms = None if submitted_at_ms is None else max(0, event.at_ms - submitted_at_ms)
     fault = final_fault(prediction)
-    fact = replace(
-        fact,
+    fact = outcome(
         at_ms=event.at_ms,
         status=CellStatus.COMPLETED if fault is None else CellStatus.FAILED,
         completed_at_ms=event.at_ms,

@@ -34,12 +34,12 @@ class RunLock:
 
     def __init__(self, run_dir: Path) -> None:
         self.was_left = False
-        self._run_dir = run_dir
+        self._run_dir, self._path = run_dir, run_dir / _LOCK_NAME
         self._fd: int | None = None
 
     def __enter__(self) -> Self:
         make_dir(self._run_dir)
-        path = self._run_dir / _LOCK_NAME
+        path = self._path
         try:
             fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o666)
         except OSError as error:
@@ -76,7 +76,7 @@ class RunLock:
         if self._fd is None:
             return False
         try:
-            there = os.stat(self._run_dir / _LOCK_NAME, follow_symlinks=False)
+            there = os.stat(self._path, follow_symlinks=False)
         except OSError:
             return False
         return os.path.samestat(there, os.fstat(self._fd))
