@@ -7,7 +7,7 @@ their intent is durable, and nothing around it sends one again.
 
 import asyncio
 import json
-from collections import defaultdict
+from collections import OrderedDict, defaultdict
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -120,7 +120,7 @@ class Engine:
                 dice=self.dice,
             ),
         )
-        self._known_ids: dict[str, None] = {}
+        self._known_ids: OrderedDict[str, None] = OrderedDict()
         for prediction_id in self.ids_before:
             self._remember(prediction_id)
         self._workers: list[asyncio.Task[None]] = []
@@ -393,7 +393,7 @@ class Engine:
         """Keep the newest ids: an answer that brings one again was meant for another submission."""
         self._known_ids[prediction_id] = None
         if len(self._known_ids) > KNOWN_IDS:
-            del self._known_ids[next(iter(self._known_ids))]
+            self._known_ids.popitem(last=False)  # a plain dict walks past all that it has let go of
 
     def _note_answer(self, item: Work, answer: SubmitAnswer, raw: HttpAnswer | TransportFault) -> None:
         """Keep an odd answer's words in the log; bodies are cut and free of control characters."""
