@@ -49,6 +49,7 @@ def read_blocks(grid: Grid, run_dir: Path, identity: RunIdentity | None, *, colu
         piles = None
         if identity is not None and has_facts(run_dir):
             piles = _sort_facts(grid, run_dir, identity, stack, names=names)
+            pa.default_memory_pool().release_unused()  # of what that took; the blocks need as much again
         for number, piece in enumerate(grid.slices(_BLOCK_CELLS)):
             facts = None if piles is None else piles.of(number)
             if facts is None:

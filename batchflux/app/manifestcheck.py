@@ -78,6 +78,7 @@ def check_manifest(path: Path, grid: Grid, blocks: Iterator[Block]) -> ManifestC
             raise
         except (pa.ArrowException, OSError, ValueError) as error:
             return ManifestCheck(unreadable=f"can't be read: {error}")
+        pa.default_memory_pool().release_unused()  # of what sorting took, before the facts are sorted
         if check.unreadable is None:
             for number, block in enumerate(blocks):
                 _compare(piles.of(number), block, check)

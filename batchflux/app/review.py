@@ -28,7 +28,7 @@ __all__ = ["Named", "Review", "review_run"]
 
 _COLUMNS: Final = tuple(dict.fromkeys([*FOLD_COLUMNS, *COMPARED_COLUMNS, *BOOK_COLUMNS, "file_bytes"]))
 _MOST_NAMED: Final = 1000
-_PILE_BYTES: Final = 2 << 20  # of parts: some hundred thousand facts
+_PILE_BYTES: Final = 1 << 20  # of parts: some fifty thousand facts
 _MOST_PILES: Final = 1 << 10
 
 
@@ -102,7 +102,9 @@ def review_run(run_dir: Path, identity: RunIdentity | None, *, keeps_predictions
         job_id = identity.run_id if identity is not None else None
         damage = stream_facts(run_dir, columns=_COLUMNS, begin=begin, job_id=job_id)
         review = Review(run_dir=run_dir, damage=damage, books=books, piles=piles, n_piles=1 << bits)
+        pa.default_memory_pool().release_unused()
         _look(review)
+        pa.default_memory_pool().release_unused()  # what looks at the files and the manifest needs as much again
         yield review
 
 

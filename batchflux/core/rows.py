@@ -155,7 +155,7 @@ class RowArrays:
 
     @property
     def n_rows(self) -> int:
-        return int(self.signature.shape[0])
+        return len(self.signature)
 
     def take(self, rows: npt.NDArray[np.int64]) -> "RowArrays":
         """Return the arrays of some rows, in the order given."""
@@ -173,7 +173,6 @@ class RowArrays:
 
 NO_SEED = -2
 UNTOLD_SHAPE = -1
-
 # Many more than prices could be asked of; a column of arbitrary numbers must not fill memory.
 _MOST_SHAPES = 1024
 

@@ -46,6 +46,11 @@ _JOURNAL_NAME: Final = re.compile(rf"(?:{DAMAGED_PREFIX})?(\d{{8}})\.journal")
 # A read is begun anew when a file vanishes under it, which takes a seal each time; so many in a row are no accident.
 _MAX_READS: Final = 50
 
+# Parts are never merged: a merge would have to be proven sound at every instant. A night makes 500 parts and a week
+# 3,000, and reading so many costs a millisecond each (measured: 300,000 facts in 30 parts 0.3 s of CPU, in 3,000 parts
+# 3.2 s, the same memory), as long as small ones are joined before anybody looks at them.
+_JOIN_BELOW_ROWS: Final = 8192
+
 # Rows held before they are compacted, of 100 bytes (a few columns) to 400 (all); sooner costs more than it saves.
 _COMPACT_ABOVE_ROWS: Final = 500_000
 
@@ -154,7 +159,7 @@ def stream_facts(
     begin: Callable[[], Callable[[pa.Table], None]],
     job_id: str | None = None,
 ) -> tuple[str, ...]:
-    """Hand every durable fact, in writing order and a part at a time, to what `begin` returns; keep none.
+    """Hand every durable fact, in writing order and some thousand at a time, to what `begin` returns; keep none.
 
     `begin` is called anew where a live run makes the reading begin anew. Return the damage, a line for each thing
     that can't be believed; raise StorageError where the disk can't read.
@@ -201,7 +206,8 @@ def _read_once(
     tables = [empty_table(names)]
     rows_after_compacting = 0
     wanted = list(dict.fromkeys([*names, *watched]))
-    for table in _believed(_pieces(run_dir, names=wanted, job_id=job_id), damage=damage):
+    believed = _believed(_pieces(run_dir, names=wanted, job_id=job_id), damage=damage)
+    for table in believed if names else _joined(believed):
         if tap is not None:
             tap(table.select(watched))
         if not names:
@@ -212,6 +218,18 @@ def _read_once(
             tables = [compact(pa.concat_tables(tables))]
             rows_after_compacting = tables[0].num_rows
     return FactsFound(facts=pa.concat_tables(tables), damage=tuple(damage))
+
+
+def _joined(tables: Iterator[pa.Table]) -> Iterator[pa.Table]:
+    """Join small tables that follow each other: a millisecond for whoever looks at one is the same for many rows."""
+    held: list[pa.Table] = []
+    for table in tables:
+        held.append(table)
+        if sum(each.num_rows for each in held) >= _JOIN_BELOW_ROWS:
+            yield pa.concat_tables(held).combine_chunks()
+            held = []
+    if held:
+        yield pa.concat_tables(held).combine_chunks()
 
 
 def _believed(pieces: Iterator[_Piece], *, damage: list[str]) -> Iterator[pa.Table]:

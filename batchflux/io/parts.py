@@ -144,8 +144,9 @@ def decipher_part(data: bytes, *, columns: Sequence[str] | None = None) -> Part:
     names = FACT_SCHEMA.names if columns is None else list(columns)
     try:
         file = pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True)
-        metadata = _decipher_metadata(file.schema_arrow.metadata or {})
-        there = set(file.schema_arrow.names)
+        schema = file.schema_arrow  # made anew each time it is asked for
+        metadata = _decipher_metadata(schema.metadata or {})
+        there = set(schema.names)
         table = file.read(columns=[name for name in names if name in there], use_threads=False)
         return Part(**metadata, facts=_conform(table, names=names))
     except PartError:
@@ -186,7 +187,7 @@ def _conform(table: pa.Table, *, names: Sequence[str]) -> pa.Table:
     columns = []
     for name, field in zip(names, schema, strict=True):
         column = table.column(name) if name in there else pa.chunked_array([pa.nulls(table.num_rows, field.type)])
-        columns.append(_fill_lists(column.cast(field.type)))
+        columns.append(_fill_lists(column if column.type == field.type else column.cast(field.type)))
     return pa.Table.from_arrays(columns, schema=schema)
 
 

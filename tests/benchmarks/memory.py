@@ -62,7 +62,8 @@ def feed(job_file: Path, cells: int) -> None:
             for number, (index, facts) in enumerate(islice(lives(job), cells), start=1):
                 for fact in facts:
                     sink.record(fact)
-                    progress.apply(index, fact, now_s=time.monotonic())
+                    # Moments of the last two minutes are kept: as many as at that rate, and not as it is fed.
+                    progress.apply(index, fact, now_s=number / 1000)
                 if number % 1000 == 0:
                     await sink.seal_if_due(time.monotonic())
                 if number == cells // 2:
