@@ -2,6 +2,7 @@
 
 from collections import Counter
 from itertools import product
+from random import Random
 
 import numpy as np
 from hypothesis import given
@@ -252,3 +253,21 @@ def test_seedless_keys_are_alike_where_only_the_seed_differs(prompts: list[str],
     keys = grid.seedless_keys(np.array([cell.index for cell in made])).tolist()
     seedless = [{name: value for name, value in cell.body.items() if name != "seed"} for cell in made]
     assert [Key(*key) for key in keys] == [body_key(MODEL, body) for body in seedless]
+
+
+@given(
+    st.lists(st.sampled_from([("x", "y z"), ("x y", "z"), ("v", "w")]), min_size=1, max_size=8),
+    st.randoms(use_true_random=False),
+)
+def test_keys_of_some_cells_are_those_of_the_slices(words: list[tuple[str, str]], random: Random) -> None:
+    """In whatever order they are asked for, of equal rows too, whose ordinals an exclusion makes uneven."""
+    rules = [Rule(of_row={"who": "x"}, of_axes={"seed": 2})]
+    rows: list[Row] = [{"who": who, "what": what} for who, what in words]
+    grid, parts = build(rows, [axis("seed", 1, 2, 3)], rules=rules, template="{who} {what}", columns={})
+    keys = {
+        index: key for piece in grid.slices(4) for index, key in zip(piece.indexes, piece.keys.tolist(), strict=True)
+    }
+    indexes = random.sample(sorted(keys), len(keys))
+    assert grid.keys_of(np.array(indexes, dtype=np.int64)).tolist() == [keys[index] for index in indexes]
+    made = [cell_id(Key(*keys[index])) for index in sorted(keys)]
+    assert made == [cell.cell_id for cell in cells(grid, parts)]

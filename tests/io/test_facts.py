@@ -15,7 +15,7 @@ from batchflux.core.errors import CheckpointDamaged, StorageError
 from batchflux.core.ledger import fold
 from batchflux.io import facts as facts_module
 from batchflux.io.checkpoint import CheckpointWriter, read_facts, read_state
-from batchflux.io.facts import journal_path, part_path, review_facts
+from batchflux.io.facts import journal_path, part_path, review_facts, stream_facts
 from batchflux.io.journal import Journal, JournalHeader
 from batchflux.io.parts import build_part
 from batchflux.io.storage import read_bytes
@@ -374,6 +374,20 @@ def test_a_review_watches_each_fact_once(tmp_path: Path, monkeypatch: pytest.Mon
     damaged = review_facts(tmp_path, columns=[], watched=["cell_id"], begin=begin)
     assert len(damaged.damage) == 1
     assert begun[2] == [0, 1, 0] == [*cell_numbers(damaged.facts), 0]
+
+
+def test_small_parts_are_streamed_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In order and each fact once, as many parts at a time as make a table worth looking at."""
+    make_run(tmp_path, cells=1)
+    for sequence in range(2, 8):
+        leave_journal(tmp_path, sequence, sequence)
+        asyncio.run(CheckpointWriter.open(tmp_path, JOB).close())
+    monkeypatch.setattr(facts_module, "_JOIN_BELOW_ROWS", 3)
+    tables: list[list[int]] = []
+    damage = stream_facts(
+        tmp_path, columns=["cell_id"], begin=lambda: lambda table: tables.append(cell_numbers(table)), job_id=JOB
+    )
+    assert (damage, tables) == ((), [[0, 2, 3], [4, 5, 6], [7]])
 
 
 def test_some_columns_of_parts_and_journals(tmp_path: Path) -> None:
