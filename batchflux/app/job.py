@@ -77,6 +77,10 @@ class Job:
         """Return the same job for another run directory."""
         return replace(self, run_dir=run_dir)
 
+    def without_reuse(self) -> "Job":
+        """Return the same job, which takes nothing over from earlier runs."""
+        return replace(self, spec=replace(self.spec, reuse=()))
+
     def with_images(self) -> "Job":
         """Return the same job, its images wanted whatever the spec says."""
         return replace(self, spec=replace(self.spec, output=replace(self.spec.output, download=True)))

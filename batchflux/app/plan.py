@@ -11,6 +11,7 @@ import numpy as np
 from batchflux.app.job import Job, shown_path
 from batchflux.app.reading import read_known
 from batchflux.app.resume import Known
+from batchflux.app.reuse import Reuse, find_reuse
 from batchflux.app.rundir import RunIdentity
 from batchflux.core.budget import usd
 from batchflux.core.model import CellStatus, JsonValue
@@ -35,7 +36,8 @@ class Plan:
 
     `kept` cells are known to the run directory, `new` ones aren't, `retired` ones were run and have left the job;
     `done` are final. `cost_usd` is None where nothing tells a model's price; `prices_usd` are of an image, by model,
-    the dearest where parameters change it, and `cheapest_usd` the least then.
+    the dearest where parameters change it, and `cheapest_usd` the least then. `reused` cells are taken over from
+    earlier runs, of the new ones, and `saved_usd` is what they would have cost.
     """
 
     name: str
@@ -59,6 +61,8 @@ class Plan:
     first_requests: list[dict[str, JsonValue]]
     warnings: list[str] = field(default_factory=list)
     limit: str | None = None
+    reused: int = 0
+    saved_usd: float | None = 0.0
 
     def as_json(self) -> str:
         """Return the plan as one JSON object."""
@@ -74,6 +78,8 @@ class Plan:
             ("left to pay", f"{self.to_pay:,} cells, {self.images:,} images"),
             ("cost", f"{_money(self.cost_usd)}  ({self._prices()})"),
         ]
+        if self.reused:
+            pairs.insert(3, ("taken over", f"{self.reused:,} from earlier runs, which saves {_money(self.saved_usd)}"))
         if self.repeated_cells:
             pairs.append(
                 ("repeated", f"{self.repeated_cells:,} cells repeat another's request: {_money(self.repeated_usd)}")
@@ -128,22 +134,30 @@ def _size(n_bytes: int) -> str:
     return f"{size:.0f} {unit}" if size >= 10 or unit == "B" else f"{size:.1f} {unit}"
 
 
-def make_plan(job: Job, *, prices: PriceList | None = None, known: Known | None = None) -> Plan:
+def make_plan(
+    job: Job, *, prices: PriceList | None = None, known: Known | None = None, reuse: Reuse | None = None
+) -> Plan:
     """Return what a run of the job would do.
 
     `prices` default to the spec's or the list price; `known` is what an earlier run
-    left, read from the run directory where not given. Raises UsageError, CheckpointDamaged.
+    left, read from the run directory where not given, `reuse` what is taken over. Raises UsageError, CheckpointDamaged.
     """
     grid, spec = job.grid, job.spec
     if known is None:
-        known = read_known(grid, job.run_dir, RunIdentity.read(job.run_dir))
+        identity = RunIdentity.read(job.run_dir)
+        known = read_known(grid, job.run_dir, identity)
+        reuse = find_reuse(job, known, origin=identity.origin if identity is not None else spec.api.origin)
         if spec.run.on_unknown == "resubmit":
             known = known.taking_up(CellStatus.UNKNOWN)
     if prices is None:
         listed = {model: spec.list_price_micro_usd(model) for model in spec.models}
         prices = PriceList(an_image={model: price for model, price in listed.items() if price is not None})
-    to_pay, images, cost = price_of_cells(job, known, prices)
     counts = count_codes(known.statuses)
+    saved = 0
+    if reuse is not None:
+        known = reuse.over(known)
+        saved = sum(int(prices.of_many(np.flatnonzero(source.cells), job.shapes).sum()) for source in reuse.sources)
+    to_pay, images, cost = price_of_cells(job, known, prices)
     limits = read_limits(job.run_dir)
     repeated = grid.repeated()
     costs_known = all(model in prices.an_image for model in spec.models)
@@ -176,6 +190,8 @@ def make_plan(job: Job, *, prices: PriceList | None = None, known: Known | None 
         first_requests=_first_requests(job, known),
         warnings=[*job.warnings, *_warnings(job, hours)],
         limit=limits.binds if limits is not None else None,
+        reused=reuse.n_cells if reuse is not None else 0,
+        saved_usd=saved / 1e6 if costs_known else None,
     )
 
 

@@ -14,6 +14,7 @@ from batchflux.app.job import Job
 from batchflux.app.plan import Plan, make_plan
 from batchflux.app.preflight import Preflight, ask_service, prices_of
 from batchflux.app.resume import Known
+from batchflux.app.reuse import Reuse
 from batchflux.core.budget import Budget
 from batchflux.core.errors import StorageError, UsageError
 from batchflux.core.model import CellStatus
@@ -95,16 +96,17 @@ async def prepare(
     *,
     ask: Ask | None,
     on_plan: Callable[[Plan, Preflight], None] | None,
+    reuse: Reuse,
 ) -> Session:
     """Ask the service, say what will be spent, and ask the user. Raises before anything is spent."""
     preflight = Preflight(balance_micro_usd=None)
     prices: PriceList | None = None
-    if known.has_open_cells() and not options.download_only:
+    if reuse.over(known).has_open_cells() and not options.download_only:
         preflight = await ask_service(client, job.spec, job.shapes, base_url=base_url)
         prices = prices_of(job.spec, job.shapes, preflight.quotes_micro_usd)
     # What may be sent again is planned as if it were: the history may yet show that it need not be.
     planned = known.taking_up(CellStatus.UNKNOWN) if resubmits(job, options) else known
-    plan = make_plan(job, known=planned, prices=prices)
+    plan = make_plan(job, known=planned, prices=prices, reuse=reuse)
     to_pay = plan.to_pay if prices is not None else 0
     spent = known.spent_micro_usd
     is_loopback = is_loopback_host(host_of(base_url))

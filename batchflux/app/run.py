@@ -12,7 +12,7 @@ from contextlib import ExitStack, asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
 
-from batchflux.app.job import Job
+from batchflux.app.job import Job, shown_path
 from batchflux.app.keys import key_for
 from batchflux.app.limits import neighbours_of
 from batchflux.app.plan import Plan
@@ -22,10 +22,12 @@ from batchflux.app.publish import publish_results
 from batchflux.app.reading import read_known
 from batchflux.app.reporting import report_at_end
 from batchflux.app.resume import Known
-from batchflux.app.rundir import SANDBOX_ORIGIN, RunIdentity, check_origin, freeze_job, twin_of
+from batchflux.app.reuse import Reuse, find_reuse
+from batchflux.app.rundir import SANDBOX_ORIGIN, RunIdentity, check_origin, freeze_job, freeze_spec, twin_of
 from batchflux.app.spend import spend
 from batchflux.app.stopping import Bell
 from batchflux.app.summary import Result, summarise
+from batchflux.app.takeover import take_over
 from batchflux.app.torn import look_up
 from batchflux.core.model import CellStatus
 from batchflux.io.checkpoint import CheckpointWriter
@@ -106,13 +108,20 @@ async def run_async(
         ca_file = Path(job.spec.api.ca_file) if job.spec.api.ca_file else None
         neighbours = stack.enter_context(neighbours_of(key, base_url, is_rehearsal=is_sandbox))
         async with Client(key, proxy=proxy, ca_file=ca_file) as client:
-            session = await prepare(job, options, known, client, base_url, ask=ask, on_plan=on_plan)
-            job = freeze_job(job)
+            reuse = await asyncio.to_thread(find_reuse, job, known, origin=origin)
+            session = await prepare(job, options, known, client, base_url, ask=ask, on_plan=on_plan, reuse=reuse)
+            # The directory's own spec names the earlier runs for as long as it needs them, and no longer.
+            is_kept = job.is_run_dir and bool(job.spec.reuse)
+            job = freeze_job(job if reuse.n_cells else job.without_reuse())
             async with _checkpoint(job.run_dir, identity, lock) as sink:
                 if sink.torn and session.may_spend:
                     await _look_up_lost(job, options, known, client, sink, session=session, on_notice=on_notice)
                     known = await _read_known(job, identity, options)
                     session.take_over(known)
+                if reuse.n_cells or is_kept:
+                    job, known = await _reuse(
+                        job, identity, options, known, reuse=reuse, sink=sink, on_notice=on_notice
+                    )
                 stop = await spend(
                     job,
                     options,
@@ -140,6 +149,26 @@ async def _read_known(job: Job, identity: RunIdentity, options: RunOptions) -> K
     """Return what earlier runs left, with the cells taken up again that the user names."""
     known = await asyncio.to_thread(read_known, job.grid, job.run_dir, identity)
     return known.taking_up(CellStatus.FAILED) if options.retry_failed else known
+
+
+async def _reuse(
+    job: Job,
+    identity: RunIdentity,
+    options: RunOptions,
+    known: Known,
+    *,
+    reuse: Reuse,
+    sink: CheckpointWriter,
+    on_notice: Callable[[str], None] | None,
+) -> tuple[Job, Known]:
+    """Take cells over from earlier runs, which the directory needs no more after that."""
+    names = ", ".join(shown_path(source.run_dir) for source in reuse.sources)
+    if on_notice is not None and reuse.n_cells:
+        on_notice(f"taking over {reuse.n_cells:,} cells from {names}")
+    await take_over(job, known, reuse.within(known), sink)
+    job = job.without_reuse()
+    freeze_spec(job)
+    return job, await _read_known(job, identity, options)
 
 
 async def _look_up_lost(

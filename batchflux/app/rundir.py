@@ -29,6 +29,7 @@ __all__ = [
     "RunIdentity",
     "check_origin",
     "freeze_job",
+    "freeze_spec",
     "has_facts",
     "is_rehearsal",
     "twin_of",
@@ -111,11 +112,16 @@ def freeze_job(job: Job) -> Job:
         return job
     job.check_unchanged()
     _freeze_table(job)
+    freeze_spec(job)
+    return replace(job, table=open_table([job.run_dir / PROMPTS_FILE]), selected=None)
+
+
+def freeze_spec(job: Job) -> None:
+    """Put the resolved spec into the run directory, whose table lies there already. Raises StorageError."""
     prompts = job.spec.prompts.model_copy(update={"path": (PROMPTS_FILE,), "limit": None, "sample": None})
     spec = replace(job.spec, prompts=prompts, output=replace(job.spec.output, dir=Path(".")))
     head = f"# {job.name}: the spec as it runs here. `batchflux run` on this folder goes on with exactly this.\n"
     publish_bytes(job.run_dir / JOB_FILE, (head + dump_job(resolved_mapping(spec))).encode())
-    return replace(job, table=open_table([job.run_dir / PROMPTS_FILE]), selected=None)
 
 
 def _sweep(run_dir: Path) -> None:

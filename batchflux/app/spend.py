@@ -94,6 +94,7 @@ async def spend(
                 dice=dice,
                 backlog=chain(first, waiting),
                 embeds=spec.output.embed_metadata,
+                drops_flagged=spec.run.on_nsfw == "drop",
             )
         engine = Engine(
             transport=client,
@@ -111,6 +112,7 @@ async def spend(
             ids_before=known.newest_ids,
             listed_params=session.listed_params,
             resubmits_unknown=resubmits(job, options),
+            drops_flagged=spec.run.on_nsfw == "drop",
             price_of=lambda work: session.prices.of(work.cell, job.shapes),
             wall_ms=wall_ms,
             dice=dice,

@@ -100,6 +100,9 @@ def compare(
     money = _Money.of(billing, row_codes, count=len(names))
     is_ours = _marked(our_codes, count=len(names))
     is_listed = _marked(listed_codes, count=len(names))
+    # What was taken over is known here and paid for elsewhere: no stranger, and none of this run's money.
+    is_own = _ints(ours, "ending") != Ending.ELSEWHERE
+    ours, our_codes = ours.filter(pa.array(is_own)), our_codes[is_own]
 
     in_time = _within(_ints(billing, "at_ms"), spans) & ~np.asarray(billing["is_refund"], dtype=np.bool_)
     is_seen = _marked(listed_codes[_within(_ints(history, "created_at_ms"), spans)], count=len(names))

@@ -32,6 +32,7 @@ BOOK_COLUMNS: Final = (
     "completed_at",
     "error_kind",
     "error",
+    "reused_from",
 )
 
 
@@ -42,6 +43,7 @@ class Ending:
     COMPLETED: Final = 1
     KEPT: Final = 2  # it failed, and the price stays spent
     RETURNED: Final = 3  # it failed, and is refunded
+    ELSEWHERE: Final = 4  # another run paid for it, from which this one took it over
 
 
 PREDICTION_SCHEMA: Final = pa.schema(
@@ -196,6 +198,7 @@ def _of_predictions(facts: pa.Table, *, gives_back: _Flags, first_row: int) -> p
     endings[_flags(pc.equal(facts["status"], str(CellStatus.COMPLETED)))] = Ending.COMPLETED
     endings[_flags(pc.equal(facts["status"], str(CellStatus.FAILED)))] = Ending.KEPT
     endings[gives_back] = Ending.RETURNED
+    endings[_flags(pc.is_valid(facts["reused_from"]))] = Ending.ELSEWHERE
     table = pa.table(
         {
             "prediction_id": facts["prediction_id"],

@@ -94,9 +94,10 @@ class CellIndex:
         codes = np.frombuffer(encoded.indices.buffers()[1], dtype=np.int32)[encoded.indices.offset :][: len(ids)]
         if encoded.indices.null_count:
             raise ValueError("a fact without a cell id")
-        return self._find(cell_keys(encoded.dictionary))[codes]
+        return self.find_keys(cell_keys(encoded.dictionary))[codes]
 
-    def _find(self, keys: npt.NDArray[np.uint64]) -> Ints:
+    def find_keys(self, keys: npt.NDArray[np.uint64]) -> Ints:
+        """Return the index of the cell of each key (n, 2), -1 for one that is no cell of the grid."""
         found = np.full(len(keys), -1, dtype=np.int64)
         buckets = keys[:, 0] >> self._shift
         places, ends = self._starts[buckets].astype(np.int64), self._starts[buckets + np.uint64(1)].astype(np.int64)

@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Literal, TypeAlias, assert_never
 
+from batchflux.core.flagged import drop_flagged, dropped_note
 from batchflux.core.model import Cell, CellStatus, Fact, FactKind, Fault, Prediction
 from batchflux.core.polling import LatencyBook
 from batchflux.core.protocol import (
@@ -71,6 +72,7 @@ class FlowRules:
     max_attempts: int
     timeout_s: float
     price_micro_usd: int
+    drops_flagged: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -375,6 +377,7 @@ def _finish(
     submitted_at_ms = state.submitted_at_ms
     latency_ms = None if submitted_at_ms is None else max(0, event.at_ms - submitted_at_ms)
     fault = final_fault(prediction)
+    kept = drop_flagged(prediction) if rules.drops_flagged else prediction
     fact = outcome(
         at_ms=event.at_ms,
         status=CellStatus.COMPLETED if fault is None else CellStatus.FAILED,
@@ -382,9 +385,9 @@ def _finish(
         latency_ms=latency_ms,
         created_at_ms=prediction.created_at_ms or state.created_at_ms,
         inference_ms=prediction.inference_ms,
-        outputs=prediction.outputs,
-        has_nsfw_contents=prediction.has_nsfw_contents,
-        warnings=_warnings(cell, prediction),
+        outputs=kept.outputs,
+        has_nsfw_contents=kept.has_nsfw_contents,
+        warnings=(*_warnings(cell, prediction), *dropped_note(len(prediction.outputs), len(kept.outputs))),
     )
     if fault is None:
         return _Watched(fact=fact)

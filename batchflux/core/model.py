@@ -115,6 +115,7 @@ class Fact:
     error: str | None = None
     warnings: tuple[str, ...] = ()
     fetched_sha256: tuple[str, ...] = ()  # FILES only, and only where words were written into the images since
+    reused_from: str | None = None  # the run directory, by name, that a completed cell was taken over from
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -50,6 +50,7 @@ class JobSpec:
     params: Params
     run: Run
     output: Output
+    reuse: tuple[Path, ...] = ()
 
     @property
     def models(self) -> tuple[str, ...]:
@@ -139,6 +140,7 @@ def _understand(data: Mapping[str, Any], *, findings: Findings, default_name: st
             embed_metadata=form.output.embed_metadata,
             report=form.output.report,
         ),
+        reuse=tuple(map(Path, form.reuse)),
     )
 
 
@@ -214,6 +216,8 @@ def resolved_mapping(spec: JobSpec) -> dict[str, JsonValue]:
         mapping["exclude"] = [dict(rule) for rule in spec.exclude]
     if spec.params:
         mapping["params"] = dict(spec.params)
+    if spec.reuse:
+        mapping["reuse"] = [str(path) for path in spec.reuse]
     mapping["run"] = _run_as_written(spec.run)
     mapping["output"] = {
         "dir": str(spec.output.dir),
@@ -266,6 +270,8 @@ def _run_as_written(run: Run) -> dict[str, JsonValue]:
             "price": units.format_usd(run.price_micro_usd) if run.price_micro_usd is not None else None,
             "max_failed": units.format_failures(run.failures_allowed),
             "on_unknown": run.on_unknown,
+            "on_nsfw": run.on_nsfw,
+            "max_redo": run.max_redo,
             "order": run.order,
         }
     )

@@ -92,6 +92,11 @@ Concurrency: TypeAlias = Annotated[
     PlainValidator(leaves.parse_concurrency),
     WithJsonSchema({"anyOf": [{"const": "auto"}, {"type": "integer", "minimum": 1, "maximum": 100_000}]}),
 ]
+OnNsfw: TypeAlias = Annotated[
+    Literal["keep", "drop", "reseed"],
+    PlainValidator(leaves.choice("keep", "drop", "reseed")),
+    WithJsonSchema({"enum": ["keep", "drop", "reseed"]}),
+]
 OnUnknown: TypeAlias = Annotated[
     Literal["hold", "resubmit"],
     PlainValidator(leaves.choice("hold", "resubmit")),
@@ -253,6 +258,13 @@ class Run(_Form):
     on_unknown: OnUnknown = _key(
         "hold", "What becomes of a submission whose outcome can't be known: hold it or resubmit.", said="hold"
     )
+    on_nsfw: OnNsfw = _key(
+        "keep",
+        "What becomes of images that the service flags: keep them, drop them (neither saved nor exported), or reseed: "
+        "keep them, and draw their cells anew with other seeds in a run directory beside this one.",
+        said="keep",
+    )
+    max_redo: Attempts = _key(1, "How often on_nsfw: reseed draws a flagged cell anew at most.", said=1)
     order: Order = _key(
         "rows",
         "rows (a row's cells together) or balanced (any prefix is spread evenly over rows and axes).",
@@ -310,6 +322,11 @@ class JobForm(_Form):
     )
     params: Annotated[dict[str, Any], PlainValidator(leaves.parse_mapping), WithJsonSchema(PARAMS_SCHEMA)] = _key(
         dict, "The request parameters that are the same for every request."
+    )
+    reuse: Paths = _key(
+        tuple,
+        "Run directories, or a list of them, whose completed cells are taken over at no cost; relative to the file "
+        "that says it.",
     )
     run: Run = _key(Run, Run.__doc__ or "")
     output: OutputForm = _key(OutputForm, OutputForm.__doc__ or "")

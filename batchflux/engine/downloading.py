@@ -10,6 +10,7 @@ from collections.abc import Callable, Coroutine, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
+from batchflux.core.flagged import drop_flagged
 from batchflux.core.model import CellStatus, Fact, FactKind, Fault, Prediction, SavedFile
 from batchflux.core.naming import image_path, image_words
 from batchflux.core.progress import Progress
@@ -32,7 +33,8 @@ _DEAD = frozenset({403, 404, 410})
 class DownloadPool:
     """The run's downloads. `backlog` are those that an earlier run left; they are fetched after what is new.
 
-    `embeds`: each image gets the words of its cell into its own metadata.
+    `embeds`: each image gets the words of its cell into its own metadata. `drops_flagged`: cells came without the
+    images that the service flagged, and so must fresh answers.
     """
 
     downloads: Downloads
@@ -45,6 +47,7 @@ class DownloadPool:
     dice: Callable[[], float]
     backlog: Iterator[Download] = field(default_factory=lambda: iter(()))
     embeds: bool = False
+    drops_flagged: bool = False
 
     def __post_init__(self) -> None:
         self._queue: deque[Download] = deque()
@@ -139,7 +142,7 @@ class DownloadPool:
         answer = await self.transport.send(build_result(self.base_url, item.prediction_id))
         result = decipher_result(answer, item.prediction_id)
         if isinstance(result, Prediction):
-            return result.outputs
+            return drop_flagged(result).outputs if self.drops_flagged else result.outputs
         self.observer.note("query", prediction_id=item.prediction_id, error_kind=result.kind, error=result.message)
         return ()
 

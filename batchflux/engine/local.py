@@ -95,6 +95,7 @@ class Engine:
     known_ids: Callable[[int], Awaitable[Mapping[str, int | None]]]
     listed_params: Mapping[str, frozenset[str]] | None = None
     resubmits_unknown: bool = False
+    drops_flagged: bool = False
     ids_before: Iterable[str] = ()
 
     _start_worker: Callable[[], asyncio.Task[None]] = field(init=False, repr=False)
@@ -221,7 +222,12 @@ class Engine:
     async def _drive(self, item: Work, *, admitted: bool) -> None:
         """Drive one cell's flow to its end. A slot is held from admission until the flow lets go of it."""
         body = encode_body(item.cell.body)
-        rules = FlowRules(max_attempts=self.max_attempts, timeout_s=self.timeout_s, price_micro_usd=self.price_of(item))
+        rules = FlowRules(
+            max_attempts=self.max_attempts,
+            timeout_s=self.timeout_s,
+            price_micro_usd=self.price_of(item),
+            drops_flagged=self.drops_flagged,
+        )
         flow = cell_flow(
             item.cell,
             body_json=body.decode(),

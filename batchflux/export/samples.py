@@ -48,7 +48,8 @@ class Images:
     def __post_init__(self) -> None:
         names = self.selection.schema.names
         begin = names.index(STATE_FIELDS.names[0])
-        kept = [*names[:begin], *_KEPT, *names[begin + len(STATE_FIELDS) :]]
+        # By name and not by number: an older run's manifest lacks the newest of them.
+        kept = [*names[:begin], *_KEPT, *(name for name in names[begin:] if name not in STATE_FIELDS.names)]
         self._columns = {}
         for name in kept:
             own = name

@@ -27,6 +27,7 @@ _OPTION = Position(file="--set", line=0, column=0)
 
 # The keys that hold paths. Each is relative to the file that says it, so it is made absolute before files are merged.
 _PATHS: tuple[tuple[str, str], ...] = (("prompts", "path"), ("output", "dir"), ("api", "ca_file"))
+_RUN_DIRS = "reuse"  # one at the top, of a path or a list of them
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -304,6 +305,8 @@ def _with_absolute_paths(root: Node, *, folder: str) -> Node:
     if not isinstance(root.value, dict):
         return root
     entries = dict(root.value)
+    if _RUN_DIRS in entries:
+        entries[_RUN_DIRS] = _absolute_node(entries[_RUN_DIRS], folder=folder, is_glob=False)
     for section, key in _PATHS:
         holder = entries.get(section)
         if holder is None or not isinstance(holder.value, dict) or key not in holder.value:

@@ -72,6 +72,7 @@ STATE_FIELDS = pa.schema(
         ("error_kind", pa.string()),
         ("error", pa.string()),
         ("warnings", _STRINGS),
+        ("reused_from", pa.string()),
     ]
 )
 # The facts' columns that these are made of.
@@ -92,6 +93,7 @@ STATE_FACTS = (
     "error_kind",
     "error",
     "warnings",
+    "reused_from",
 )
 _PARAMETER_TYPES = {
     "seed": pa.int64(),

@@ -50,6 +50,7 @@ FACT_SCHEMA: Final = pa.schema(
         ("error", pa.string()),
         ("warnings", pa.list_(pa.string())),
         ("fetched_sha256", pa.list_(pa.string())),  # since 1.1
+        ("reused_from", pa.string()),  # since 1.1
     ]
 )
 

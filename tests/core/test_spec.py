@@ -145,6 +145,8 @@ def test_the_resolved_spec_is_written_with_its_defaults() -> None:
             "timeout": "30m",
             "max_failed": 0,
             "on_unknown": "hold",
+            "on_nsfw": "keep",
+            "max_redo": 1,
             "order": "rows",
         },
         "output": {"dir": "/jobs/runs/city", "download": True, "embed_metadata": False, "report": True},

@@ -39,6 +39,7 @@ _STATE = {
     "error_kind": "string",
     "error": "string",
     "warnings": "list<element: string>",
+    "reused_from": "string",
 }
 _HEAD = {"cell_id": "string", "prompt_id": "string", "prompt": "string", "model": "string"}
 _PRO = "wavespeed-ai/flux-kontext-pro/text-to-image"
