@@ -203,8 +203,9 @@ def run(job: Path, out: Path | None, settings: tuple[str, ...], concurrency: int
 @_json
 def plan(job: Path, out: Path | None, settings: tuple[str, ...], against: Path | None, as_json: bool) -> None:
     """Say what `run` would do, and nothing more: cells, cost, time, first requests. Needs no key."""
+    from batchflux.app.compare import compare
     from batchflux.app.job import load_job
-    from batchflux.app.plan import compare, make_plan
+    from batchflux.app.plan import make_plan
 
     loaded = load_job(job, _overrides(settings), out=out)
     planned = make_plan(loaded)

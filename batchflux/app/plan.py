@@ -4,7 +4,6 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -20,7 +19,7 @@ from batchflux.core.progress import STATUS_CODES, count_codes
 from batchflux.engine.observers import duration
 from batchflux.io.limitsfile import read_limits
 
-__all__ = ["LEVELS", "Comparison", "Plan", "compare", "make_plan", "price_of_cells"]
+__all__ = ["LEVELS", "Plan", "make_plan", "price_of_cells"]
 
 # Images a minute by account level. Source: the documentation's account levels, the newer of two copies.
 LEVELS = {"bronze": 2, "silver": 500, "gold": 3000, "ultra": 5000}
@@ -247,44 +246,3 @@ def _warnings(job: Job, hours: Mapping[str, float]) -> list[str]:
     if job.keeps_seed_to_itself:
         warnings.append("no seed is given, so each cell sends one drawn from its content")
     return warnings
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Comparison:
-    """Two specs' cells against each other: how many are in both, only in the first, only in the second."""
-
-    both: int
-    only_this: int
-    only_other: int
-    only_this_usd: float | None
-    only_other_usd: float | None
-
-    def __str__(self) -> str:
-        return (
-            f"against the other: {self.both:,} cells in both, {self.only_this:,} only here "
-            f"({_money(self.only_this_usd)}), {self.only_other:,} only there ({_money(self.only_other_usd)})"
-        )
-
-
-def compare(job: Job, other: Job) -> Comparison:
-    """Return how two jobs' cells overlap, by their ids."""
-    here, there = _all_keys(job), _all_keys(other)
-    both = len(np.intersect1d(here, there, assume_unique=True))
-    return Comparison(
-        both=both,
-        only_this=len(here) - both,
-        only_other=len(there) - both,
-        only_this_usd=_cost_of(job, len(here) - both),
-        only_other_usd=_cost_of(other, len(there) - both),
-    )
-
-
-def _all_keys(job: Job) -> Any:
-    return np.concatenate([piece.keys[:, 0] for piece in job.grid.slices()])
-
-
-def _cost_of(job: Job, n_cells: int) -> float | None:
-    prices = [job.spec.list_price_micro_usd(model) for model in job.spec.models]
-    if any(price is None for price in prices) or len(set(prices)) > 1:
-        return None if n_cells else 0.0
-    return n_cells * (prices[0] or 0) / 1e6
