@@ -20,7 +20,7 @@ from typing import Any, Literal
 from batchflux.sandbox.config import Rate, SandboxConfig
 from batchflux.sandbox.vendor import FAILURE_WORDS, MODELS, check_inputs, keep_known, with_defaults
 
-__all__ = ["FATED_BY_DICE", "RETENTION_S", "Behaviour", "Fate", "PredictionRecord", "Refusal", "Status"]
+__all__ = ["FATED_BY_DICE", "RETENTION_S", "Behaviour", "Fate", "PredictionRecord", "Refusal", "Status", "draw_flags"]
 
 Status = Literal["created", "processing", "completed", "failed"]
 
@@ -312,3 +312,10 @@ def _canonical(record: PredictionRecord) -> str:
 
 def _digest(record: PredictionRecord) -> bytes:
     return hashlib.blake2b(f"{record.model}\n{_canonical(record)}".encode(), digest_size=16).digest()
+
+
+def draw_flags(record: PredictionRecord, share: float) -> list[bool]:
+    """Return which of a prediction's images are flagged, that share of all: by the request, so always alike."""
+    text = f"{record.model}\n{_canonical(record)}\n{record.seed}".encode()
+    draws = (hashlib.blake2b(text, digest_size=8, salt=bytes([number])).digest() for number in range(record.images))
+    return [int.from_bytes(draw) < share * 2**64 for draw in draws]

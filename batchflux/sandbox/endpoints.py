@@ -13,7 +13,7 @@ from itertools import islice
 from typing import Any, Literal
 
 from batchflux.sandbox import wire
-from batchflux.sandbox.behaviour import FATED_BY_DICE, Behaviour, Fate, PredictionRecord, Refusal
+from batchflux.sandbox.behaviour import FATED_BY_DICE, Behaviour, Fate, PredictionRecord, Refusal, draw_flags
 from batchflux.sandbox.faults import Endpoint
 from batchflux.sandbox.images import Picture
 from batchflux.sandbox.ledger import Ledger
@@ -200,9 +200,18 @@ class Endpoints:
         return wire.build_answer({**data, "status": "processing", "code": 5004, "error": "Sync mode timed out."})
 
     def _prediction(self, record: PredictionRecord, *, is_fresh: bool) -> dict[str, Any]:
-        return wire.build_prediction(
-            record, now_s=self._clock(), origin=self._origin, extension=self._extension, is_fresh=is_fresh
+        return self._with_flags(
+            record,
+            wire.build_prediction(
+                record, now_s=self._clock(), origin=self._origin, extension=self._extension, is_fresh=is_fresh
+            ),
         )
+
+    def _with_flags(self, record: PredictionRecord, item: dict[str, Any]) -> dict[str, Any]:
+        """Flag the share of a completed prediction's images that the sandbox was told to."""
+        if self._config.nsfw_share and item["has_nsfw_contents"]:
+            item["has_nsfw_contents"] = draw_flags(record, self._config.nsfw_share)
+        return item
 
     def _submit(self, call: Call, *, fate: Fate) -> Answer:
         body = wire.parse_json(call.body)
@@ -239,7 +248,9 @@ class Endpoints:
         return wire.build_history(query, [self._history_item(record, query=query, now_s=now_s) for record in page])
 
     def _history_item(self, record: PredictionRecord, *, query: wire.HistoryQuery, now_s: float) -> dict[str, Any]:
-        item = wire.build_history_item(record, now_s=now_s, origin=self._origin, extension=self._extension)
+        item = self._with_flags(
+            record, wire.build_history_item(record, now_s=now_s, origin=self._origin, extension=self._extension)
+        )
         if query.wants_inputs and self._config.history_inputs != "absent":
             item["inputs"] = record.parsed_inputs() if self._config.history_inputs == "on" else None
         return item

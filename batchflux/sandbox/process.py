@@ -120,6 +120,9 @@ def _parse_failure(text: str) -> tuple[int, float]:
     multiple=True,
     help="Let a share of predictions fail.",
 )
+@click.option(
+    "--nsfw", "nsfw_share", metavar="SHARE", default=0.0, help="Flag a share of images, alike for equal requests."
+)
 @click.option("--faults", type=click.Path(path_type=Path, dir_okay=False), help="A YAML or JSON script of faults.")
 @click.option("--seed", default=0, show_default=True, help="Seed of its latencies and faults.")
 @click.option(
