@@ -78,6 +78,7 @@ def _causes(error: BaseException) -> list[str]:
 _job = click.argument("job", type=click.Path(path_type=Path, exists=True))
 _out = click.option("--out", type=click.Path(path_type=Path, file_okay=False), help="Another run directory.")
 _set = click.option("--set", "settings", metavar="KEY=VALUE", multiple=True, help="Any spec key, dotted; repeatable.")
+_REDO = "Draw the cells of this file anew with other seeds, beside the run, instead of running it."
 _json = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 
 
@@ -141,6 +142,7 @@ def _until(context: click.Context, parameter: click.Parameter, value: str | None
 @click.option("--retry-failed", is_flag=True, help="Take up failed cells again.")
 @click.option("--resubmit-unknown", is_flag=True, help="Send again what may have been accepted: you may pay twice.")
 @click.option("--download-only", is_flag=True, help="Fetch the images that are missing; submit nothing.")
+@click.option("--redo", type=click.Path(path_type=Path, exists=True, dir_okay=False), metavar="PICKS.CSV", help=_REDO)
 @click.option("--allow-host", "allow_hosts", metavar="HOST", multiple=True, help="Send your key to this API host too.")
 @click.option("--notify", metavar="URL", help="POST the closing summary there when the run ends or stops.")
 @click.option("--notify-command", metavar="CMD", help="Run this then, with the summary on its standard input.")
@@ -172,6 +174,7 @@ def run(job: Path, out: Path | None, settings: tuple[str, ...], concurrency: int
         retry_failed=options["retry_failed"],
         resubmit_unknown=options["resubmit_unknown"],
         download_only=options["download_only"],
+        redo=options["redo"],
         allow_hosts=frozenset(options["allow_hosts"]),
     )
     with notifier.on_error(loaded.name, loaded.run_dir, say):

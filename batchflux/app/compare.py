@@ -147,7 +147,8 @@ class _Side:
         for row, column in zip(sums, (self.shared, self.alone, self.cost), strict=True):
             np.add.at(row, places, column)
         return {
-            canonical_json(value): (value, *counts) for value, counts in zip(axis.values, sums.T.tolist(), strict=True)
+            canonical_json(value): (value, both, alone, cost)
+            for value, (both, alone, cost) in zip(axis.values, sums.T.tolist(), strict=True)
         }
 
 

@@ -85,6 +85,10 @@ class Job:
         """Return the same job, its images wanted whatever the spec says."""
         return replace(self, spec=replace(self.spec, output=replace(self.spec.output, download=True)))
 
+    def also_watching(self, path: Path) -> "Job":
+        """Return the same job, which must not begin where this file has changed meanwhile either."""
+        return replace(self, stamps={**self.stamps, path: _stamp_of(path)})
+
     def check_unchanged(self) -> None:
         """Raise UsageError where a file of the table was changed since its rows were read."""
         for path, seen in self.stamps.items():

@@ -67,9 +67,9 @@ class LimitsKeeper:
         self._due_at_s = now_s + _REMEMBER_EVERY_S
         return True
 
-    def remember(self) -> None:
-        """Write down what is learned by now, where anything is."""
-        learned = self.now()
+    def remember(self, learned: Learned) -> None:
+        """Write down what was learned, where anything was. In any thread, which `now` is not for: it reads what the
+        loop changes."""
         if learned.slots is not None or learned.images_per_s is not None:
             write_limits(self.run_dir, learned)
             self.neighbours.remember(learned)

@@ -243,6 +243,11 @@ def _warnings(job: Job, hours: Mapping[str, float]) -> list[str]:
         warnings.append(
             "this runs longer than the 7 days for which the service keeps results; images are saved as it runs"
         )
+    if job.spec.run.on_nsfw == "reseed":
+        warnings.append(
+            f"cells with flagged images are drawn anew, each up to {job.spec.run.max_redo} times, at a price on top of "
+            "this, in a run directory beside this one"
+        )
     if job.keeps_seed_to_itself:
         warnings.append("no seed is given, so each cell sends one drawn from its content")
     return warnings

@@ -13,6 +13,7 @@ from pathlib import Path
 from batchflux.app.job import Job
 from batchflux.app.plan import Plan, make_plan
 from batchflux.app.preflight import Preflight, ask_service, prices_of
+from batchflux.app.redo import spent_beside
 from batchflux.app.resume import Known
 from batchflux.app.reuse import Reuse
 from batchflux.core.budget import Budget
@@ -33,7 +34,10 @@ LEAST_FREE_BYTES = 64 << 20
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunOptions:
-    """What the command line adds to a spec, for this time only. `until_at_s` is seconds since the epoch."""
+    """What the command line adds to a spec, for this time only. `until_at_s` is seconds since the epoch.
+
+    `redo` is a CSV file of cells to be drawn anew, instead of running the job.
+    """
 
     limit: int | None = None
     budget_micro_usd: int | None = None
@@ -43,6 +47,7 @@ class RunOptions:
     retry_failed: bool = False
     resubmit_unknown: bool = False
     download_only: bool = False
+    redo: Path | None = None
     allow_hosts: frozenset[str] = frozenset()
 
 
@@ -71,6 +76,7 @@ class Session:
     spent_before: int
     is_loopback: bool
     listed_params: Mapping[str, frozenset[str]]
+    spent_elsewhere: int = 0  # on this run's budget, by a run that draws its cells anew, or that it draws anew
 
     @property
     def may_spend(self) -> bool:
@@ -79,7 +85,8 @@ class Session:
 
     def take_over(self, known: Known) -> None:
         """Count as spent before what was found to have been."""
-        self.spent_before = self.budget.life_micro_usd = known.spent_micro_usd
+        self.spent_before = known.spent_micro_usd
+        self.budget.life_micro_usd = known.spent_micro_usd + self.spent_elsewhere
 
 
 def resubmits(job: Job, options: RunOptions) -> bool:
@@ -109,12 +116,13 @@ async def prepare(
     plan = make_plan(job, known=planned, prices=prices, reuse=reuse)
     to_pay = plan.to_pay if prices is not None else 0
     spent = known.spent_micro_usd
+    elsewhere = spent_beside(job.run_dir) if job.spec.run.budget_micro_usd is not None else 0
     is_loopback = is_loopback_host(host_of(base_url))
     if on_plan is not None:
         on_plan(plan, preflight)
     if prices is not None and to_pay and not is_loopback:
         cost = round((plan.cost_usd or 0) * 1_000_000)
-        most = min([cost, *_bounds(job, options, prices, spent_micro_usd=spent)])
+        most = min([cost, *_bounds(job, options, prices, spent_micro_usd=spent + elsewhere)])
         balance = preflight.balance_micro_usd
         too_little = balance is not None and balance < most
         if ask is not None and (too_little or spent + most > _agreed(job.run_dir)):
@@ -128,7 +136,7 @@ async def prepare(
     budget = Budget(
         life_limit_micro_usd=job.spec.run.budget_micro_usd,
         session_limit_micro_usd=options.budget_micro_usd,
-        life_micro_usd=spent,
+        life_micro_usd=spent + elsewhere,
     )
     return Session(
         base_url=base_url,
@@ -138,6 +146,7 @@ async def prepare(
         spent_before=spent,
         is_loopback=is_loopback,
         listed_params=preflight.listed_params,
+        spent_elsewhere=elsewhere,
     )
 
 

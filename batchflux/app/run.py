@@ -7,10 +7,12 @@ refuse, everything after it only tells.
 import asyncio
 import signal
 import threading
-from collections.abc import AsyncIterator, Callable
-from contextlib import ExitStack, asynccontextmanager
-from dataclasses import replace
+from collections.abc import AsyncIterator, Callable, Collection
+from contextlib import ExitStack, asynccontextmanager, nullcontext
+from dataclasses import dataclass, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from zlib import crc32
 
 from batchflux.app.job import Job, shown_path
 from batchflux.app.keys import key_for
@@ -20,6 +22,7 @@ from batchflux.app.preflight import Preflight
 from batchflux.app.prepare import Ask, MakeObserver, Question, RunOptions, Session, prepare, resubmits
 from batchflux.app.publish import publish_results
 from batchflux.app.reading import read_known
+from batchflux.app.redo import build_redo, flagged_cells
 from batchflux.app.reporting import report_at_end
 from batchflux.app.resume import Known
 from batchflux.app.reuse import Reuse, find_reuse
@@ -30,6 +33,7 @@ from batchflux.app.summary import Result, summarise
 from batchflux.app.takeover import take_over
 from batchflux.app.torn import look_up
 from batchflux.core.model import CellStatus
+from batchflux.export.picks import read_rejects
 from batchflux.io.checkpoint import CheckpointWriter
 from batchflux.io.client import ApiKey, Client
 from batchflux.io.lock import RunLock
@@ -95,6 +99,60 @@ async def run_async(
     """
     options = options or RunOptions()
     job, is_sandbox = _place(job, options)
+    hooks = _Hooks(ask=ask, observe=observe, on_plan=on_plan, on_notice=on_notice, bell=bell)
+    if options.redo is not None:
+        return await _draw_anew(job, read_rejects(options.redo), options, hooks, of=job.run_dir, is_sandbox=is_sandbox)
+    result = await _run_here(job, options, hooks, is_sandbox=is_sandbox)
+    return await _reseed(job, result, options, hooks, is_sandbox=is_sandbox)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Hooks:
+    """Who is asked and told."""
+
+    ask: Ask | None
+    observe: MakeObserver | None
+    on_plan: Callable[[Plan, Preflight], None] | None
+    on_notice: Callable[[str], None] | None
+    bell: Bell | None
+
+
+async def _draw_anew(
+    job: Job, picked: Collection[str], options: RunOptions, hooks: _Hooks, *, of: Path, is_sandbox: bool
+) -> Result:
+    """Run the job that draws some cells of the run in `of` anew; `job` is whose budget bears it."""
+    with TemporaryDirectory(prefix="batchflux-") as folder:
+        redo = await asyncio.to_thread(build_redo, job, of, picked, folder=Path(folder))
+        # Both are on one budget, so only one of them may spend at a time.
+        with RunLock(job.run_dir) if redo.run_dir != job.run_dir else nullcontext():
+            return await _run_here(redo, replace(options, redo=None), hooks, is_sandbox=is_sandbox)
+
+
+async def _reseed(job: Job, result: Result, options: RunOptions, hooks: _Hooks, *, is_sandbox: bool) -> Result:
+    """Draw flagged cells anew, and those that come flagged again, as often as the spec says."""
+    run = job.spec.run
+    if run.on_nsfw != "reseed" or result.stop is not None or options.download_only or options.limit is not None:
+        return result
+    places, spent_usd = [job.run_dir], result.spent_now_usd
+    for number in range(run.max_redo):
+        flagged = [(place, each) for place in places for each in flagged_cells(place, round_number=number)]
+        places = []
+        for place, picked in flagged:
+            left = options.budget_micro_usd
+            if left is not None:
+                left = max(0, left - round(spent_usd * 1_000_000))
+            bounded = replace(options, budget_micro_usd=left)
+            redone = await _draw_anew(job, picked, bounded, hooks, of=place, is_sandbox=is_sandbox)
+            result, spent_usd = result.with_redone(redone), spent_usd + redone.spent_now_usd
+            places.append(redone.run_dir)
+            if redone.stop is not None:
+                return result
+    return result
+
+
+async def _run_here(job: Job, options: RunOptions, hooks: _Hooks, *, is_sandbox: bool) -> Result:
+    """Run a job in its run directory, and nothing else."""
+    on_notice = hooks.on_notice
     origin = SANDBOX_ORIGIN if is_sandbox else job.spec.api.origin
     # What is refused leaves no trace: a directory gets its identity only when the run may begin, and by one process.
     check_origin(job.run_dir, RunIdentity.read(job.run_dir), origin=origin)
@@ -102,14 +160,16 @@ async def run_async(
     with ExitStack() as stack:
         lock = stack.enter_context(RunLock(job.run_dir))
         identity = RunIdentity.open(job.run_dir, origin=origin)
-        base_url = _start_sandbox(job, options, stack) if is_sandbox else job.spec.api.base_url
+        base_url = _start_sandbox(job, identity, options, stack) if is_sandbox else job.spec.api.base_url
         known = await _read_known(job, identity, options)
         proxy = None if is_sandbox else job.spec.api.proxy
         ca_file = Path(job.spec.api.ca_file) if job.spec.api.ca_file else None
         neighbours = stack.enter_context(neighbours_of(key, base_url, is_rehearsal=is_sandbox))
         async with Client(key, proxy=proxy, ca_file=ca_file) as client:
             reuse = await asyncio.to_thread(find_reuse, job, known, origin=origin)
-            session = await prepare(job, options, known, client, base_url, ask=ask, on_plan=on_plan, reuse=reuse)
+            session = await prepare(
+                job, options, known, client, base_url, ask=hooks.ask, on_plan=hooks.on_plan, reuse=reuse
+            )
             # The directory's own spec names the earlier runs for as long as it needs them, and no longer.
             is_kept = job.is_run_dir and bool(job.spec.reuse)
             job = freeze_job(job if reuse.n_cells else job.without_reuse())
@@ -130,8 +190,8 @@ async def run_async(
                     sink,
                     session=session,
                     neighbours=neighbours,
-                    observe=observe,
-                    bell=bell,
+                    observe=hooks.observe,
+                    bell=hooks.bell,
                 )
         # Still under the lock: a run that begins now must not have its manifest replaced by this one's.
         if sink.has_recorded or options.retry_failed:
@@ -215,10 +275,12 @@ def _place(job: Job, options: RunOptions) -> tuple[Job, bool]:
     return job, is_twin
 
 
-def _start_sandbox(job: Job, options: RunOptions, stack: ExitStack) -> str:
+def _start_sandbox(job: Job, identity: RunIdentity, options: RunOptions, stack: ExitStack) -> str:
     """Start a rehearsal's sandbox for the time of the run; returns its base URL. Raises UsageError."""
     state = ["--state", str(job.run_dir / "sandbox")]
-    return stack.enter_context(SandboxProcess([*state, *options.sandbox_options])).base_url
+    # Sandboxes of one seed give the same ids, and one run may take over what another's sandbox made.
+    seed = ["--seed", str(crc32(identity.run_id.encode()))]
+    return stack.enter_context(SandboxProcess([*state, *seed, *options.sandbox_options])).base_url
 
 
 @asynccontextmanager

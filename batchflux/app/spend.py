@@ -133,7 +133,7 @@ async def spend(
                 raise RunInterrupted(name=signals.hurried_by.name, number=signals.hurried_by) from None
             finally:
                 progress.in_flight = admission.window.in_flight
-                limits.remember()
+                limits.remember(limits.now())
                 observer.tick(progress)
                 observer.note("stop", **{str(status): count for status, count in progress.counts.items()})
                 if seen is not None:
@@ -163,7 +163,7 @@ def _pulse(
         observer.tick(progress)
         limits.exchange()
         if limits.is_due(now_s):
-            await asyncio.to_thread(limits.remember)
+            await asyncio.to_thread(limits.remember, limits.now())
         if now_s >= due["disk"]:
             due["disk"] = now_s + _DISK_EVERY_S
             free = free_bytes(job.run_dir)

@@ -29,6 +29,8 @@ grid:                         # 2 prompts x 2 seeds = 4 cells
 params:                       # the same for every request
   aspect_ratio: "3:2"
 
+# reuse: [runs/earlier]       # run directories whose completed cells cost nothing here
+
 run:
   budget: 1.00                # USD for the run's whole life
 

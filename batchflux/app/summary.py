@@ -3,7 +3,7 @@
 import json
 import shlex
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -110,7 +110,7 @@ def _moment(at_ms: int) -> str:
 class Result:
     """How a run ended. `exit_status` is what the command line ends with; `stop` says why it ended early, if it did.
 
-    The money of a rehearsal (`--sandbox`) is play money.
+    The money of a rehearsal (`--sandbox`) is play money. `redone` is how the runs ended that drew flagged cells anew.
     """
 
     name: str
@@ -123,6 +123,7 @@ class Result:
     exit_status: int
     is_rehearsal: bool = False
     report: Path | None = None
+    redone: tuple["Result", ...] = ()
 
     @property
     def manifest(self) -> Path:
@@ -160,6 +161,7 @@ class Result:
             "spent_now_usd": self.spent_now_usd,
             "rehearsal": self.is_rehearsal,
             "exit_status": self.exit_status,
+            "redone": [json.loads(redone.as_json()) for redone in self.redone],
         }
         return json.dumps(summary, ensure_ascii=False)
 
@@ -186,6 +188,8 @@ class Result:
         )
         if self.report is not None:
             text.append(f"  report: {shown_path(self.report)}")
+        for redone in self.redone:
+            text += [f"  flagged, drawn anew: {redone.lines()[0]}", f"    {shown_path(redone.manifest)}"]
         text.append(f"  next: {self.command}")
         return text
 
@@ -196,6 +200,11 @@ class Result:
         from html import escape
 
         return "<pre>" + escape(str(self)) + "</pre>"
+
+    def with_redone(self, redone: "Result") -> "Result":
+        """Return the same with a run that drew its flagged cells anew; the graver exit status is that of both."""
+        # A signal (129 and more) outranks 4, 4 outranks 3, 3 outranks 1.
+        return replace(self, redone=(*self.redone, redone), exit_status=max(self.exit_status, redone.exit_status))
 
 
 def summarise(job: Job, known: Known, *, stop: StopReason | None, started: float, spent_before: int) -> Result:

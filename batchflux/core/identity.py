@@ -33,6 +33,7 @@ __all__ = [
     "ordinal_key",
     "parameter_key",
     "prompt_keys",
+    "redo_seed",
     "row_name",
     "row_seed",
     "selection_rank",
@@ -177,6 +178,12 @@ def row_seed(prompt: Key, *, key: int, position: int, ordinal: int) -> int:
 def drawn_seed(seedless: Key, ordinal: int) -> int:
     """Return the seed of a cell whose job gives none, from the key of its body without a seed and its ordinal."""
     return _seed_walk(cell_id(seedless), name="cell", position=ordinal)
+
+
+def redo_seed(cell: str, *, round_number: int, but: JsonValue) -> int:
+    """Return the seed with which a cell is drawn anew, by its id and how often that was done before, never `but`."""
+    seed = _seed_walk(cell, name="redo", position=round_number)
+    return seed if seed != but else (seed + 1) % _SEEDS
 
 
 def selection_rank(row_text: str, *, key: int, ordinal: int) -> bytes:

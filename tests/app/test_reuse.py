@@ -165,8 +165,8 @@ def test_the_first_of_several_directories_counts(tmp_path: Path, service: Runnin
     path = _spec(tmp_path / "c", service, [3, 4, 5], reuse=[str(earlier), str(second)])
     cells = batchflux.read_manifest(batchflux.run(load_job(path)).run_dir)
     assert _bought(service) - before == 10
-    by_seed = cells.groupby("seed")["reused_from"].agg(lambda names: set(names.dropna()))
-    assert by_seed.to_dict() == {3: {"out"}, 4: {"second"}, 5: set()}
+    by_seed = {seed: set(some["reused_from"].dropna()) for seed, some in cells.groupby("seed")}
+    assert by_seed == {3: {"out"}, 4: {"second"}, 5: set()}
 
 
 def _foreign(run_dir: Path) -> None:
