@@ -65,10 +65,12 @@ def find_reuse(job: Job, known: Known, *, origin: str) -> Reuse:
     do about it.
     """
     left = _wanted(known)
-    sources = []
+    sources: list[Source] = []
+    if not left.any():  # what is not needed may be gone
+        return Reuse()
     for said in job.spec.reuse:
         found = _open(job, said, origin=origin)
-        if found is None:
+        if found is None or not left.any():
             continue
         place, identity = found
         try:

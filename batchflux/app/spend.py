@@ -94,7 +94,6 @@ async def spend(
                 dice=dice,
                 backlog=chain(first, waiting),
                 embeds=spec.output.embed_metadata,
-                drops_flagged=spec.run.on_nsfw == "drop",
             )
         engine = Engine(
             transport=client,

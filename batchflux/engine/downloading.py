@@ -33,8 +33,7 @@ _DEAD = frozenset({403, 404, 410})
 class DownloadPool:
     """The run's downloads. `backlog` are those that an earlier run left; they are fetched after what is new.
 
-    `embeds`: each image gets the words of its cell into its own metadata. `drops_flagged`: cells came without the
-    images that the service flagged, and so must fresh answers.
+    `embeds`: each image gets the words of its cell into its own metadata.
     """
 
     downloads: Downloads
@@ -47,7 +46,6 @@ class DownloadPool:
     dice: Callable[[], float]
     backlog: Iterator[Download] = field(default_factory=lambda: iter(()))
     embeds: bool = False
-    drops_flagged: bool = False
 
     def __post_init__(self) -> None:
         self._queue: deque[Download] = deque()
@@ -142,7 +140,9 @@ class DownloadPool:
         answer = await self.transport.send(build_result(self.base_url, item.prediction_id))
         result = decipher_result(answer, item.prediction_id)
         if isinstance(result, Prediction):
-            return drop_flagged(result).outputs if self.drops_flagged else result.outputs
+            # A cell that came without its flagged images must not get one of them in another's place.
+            is_whole = len(result.outputs) == len(item.urls)
+            return result.outputs if is_whole else drop_flagged(result).outputs
         self.observer.note("query", prediction_id=item.prediction_id, error_kind=result.kind, error=result.message)
         return ()
 

@@ -57,6 +57,8 @@ def _bring(source: Path, temporary: Path) -> bool:
     try:
         if not stat.S_ISREG(os.lstat(source).st_mode):
             return False
+        if not os.access(source, os.W_OK):  # what is to be flushed must be open for writing on some systems
+            return _copy(source, temporary)
         os.link(source, temporary, follow_symlinks=False)
     except OSError as error:
         if error.errno in _NO_LINK:

@@ -87,6 +87,9 @@ def test_the_directory_needs_the_earlier_run_no_more(tmp_path: Path, service: Ru
     assert (result.exit_status, _bought(service) - before) == (0, 8)
     assert "reuse" not in (moved / "job.yaml").read_text()
     assert verify_run(moved).problems == ()
+    # Nor does the job itself, once there is nothing left to take.
+    moved.rename(tmp_path / "later" / "out")
+    assert batchflux.run(load_job(path)).exit_status == 0
 
 
 _VICTIM = """

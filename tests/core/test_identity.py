@@ -21,6 +21,7 @@ from batchflux.core.identity import (
     model_key,
     ordinal_key,
     parameter_key,
+    redo_seed,
     row_name,
     row_seed,
     selection_rank,
@@ -161,3 +162,11 @@ def test_row_seeds_never_meet(prompt: str, key: int) -> None:
     own = parameter_key(MAX, "prompt", prompt)
     seeds = [row_seed(own, key=key, position=p, ordinal=o) for p in range(8) for o in range(8)]
     assert len(set(seeds)) == 64
+
+
+def test_a_cell_drawn_anew_has_a_seed_of_its_own() -> None:
+    """The vectors of what is sent where a cell is drawn anew: by its id and round, and never the seed that it had."""
+    first = redo_seed("0" * 32, round_number=1, but=None)
+    assert (first, redo_seed("0" * 32, round_number=2, but=first)) == (211744488, 1684490391)
+    assert redo_seed("0" * 32, round_number=1, but=first) == 211744489
+    assert redo_seed("1" * 32, round_number=1, but=None) != first

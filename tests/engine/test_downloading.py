@@ -90,6 +90,20 @@ def test_a_dead_url_is_asked_for_anew(code: int) -> None:
     assert (len(service.posts), service.queries["old"]) == (0, 1)
 
 
+def test_a_fresh_answer_brings_no_flagged_image_in() -> None:
+    """Of a cell that came without its flagged image the others are fetched, though a fresh answer has them all."""
+    images = Images(fate=lambda url, tries: GONE if url.startswith("old") else None)
+    outputs = [f"https://h.example/{number}" for number in range(3)]
+    fresh = answer(completed_data(id="old", outputs=outputs, has_nsfw_contents=[True, False, False]))
+    service = Service(look=lambda prediction_id: fresh)
+    play(Scene(cells=0, transport=service, images=images, backlog=[old_download(0, "old-1", "old-2")]))
+    assert [url for url in images.tries if url in outputs] == outputs[1:]
+    # One that was kept with its flags is fetched whole.
+    images = Images(fate=lambda url, tries: GONE if url.startswith("old") else None)
+    play(Scene(cells=0, transport=service, images=images, backlog=[old_download(0, "old-0", "old-1", "old-2")]))
+    assert [url for url in images.tries if url in outputs] == outputs
+
+
 @pytest.mark.parametrize("code", [404, 410])
 def test_a_dead_url_that_stays_dead_is_left_at_once(code: int) -> None:
     """Where a fresh query gives the same URL, or none, five tries would be five times nothing."""

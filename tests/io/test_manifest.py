@@ -152,6 +152,7 @@ def test_every_status_has_its_row(service: RunningSandbox, tmp_path: Path) -> No
         "latency_ms",
         "error_kind",
         "error",
+        "reused_from",
     }
     assert (pending["attempts"], pending["cost_usd"], pending["seed"]) == (0, 0.0, 1)
     for name, row in itertools.product(("outputs", "files", "sha256", "has_nsfw_contents", "warnings"), rows):
