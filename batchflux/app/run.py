@@ -32,7 +32,9 @@ from batchflux.app.stopping import Bell
 from batchflux.app.summary import Result, summarise
 from batchflux.app.takeover import take_over
 from batchflux.app.torn import look_up
+from batchflux.core.errors import UsageError
 from batchflux.core.model import CellStatus
+from batchflux.engine.ports import StopReason
 from batchflux.export.picks import read_rejects
 from batchflux.io.checkpoint import CheckpointWriter
 from batchflux.io.client import ApiKey, Client
@@ -142,7 +144,11 @@ async def _reseed(job: Job, result: Result, options: RunOptions, hooks: _Hooks, 
             if left is not None:
                 left = max(0, left - round(spent_usd * 1_000_000))
             bounded = replace(options, budget_micro_usd=left)
-            redone = await _draw_anew(job, picked, bounded, hooks, of=place, is_sandbox=is_sandbox)
+            try:
+                redone = await _draw_anew(job, picked, bounded, hooks, of=place, is_sandbox=is_sandbox)
+            except UsageError as error:  # a no of the user's is one; what was run before it has its result all the same
+                stop = StopReason(kind="asked", message=f"flagged cells were not drawn anew: {error}")
+                return replace(result, stop=stop, exit_status=max(result.exit_status, 3))
             result, spent_usd = result.with_redone(redone), spent_usd + redone.spent_now_usd
             places.append(redone.run_dir)
             if redone.stop is not None:

@@ -1,5 +1,6 @@
 """`--redo` and `on_nsfw`: picked and flagged cells drawn anew, bounded and within the budget, first results kept."""
 
+import asyncio
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -151,6 +152,19 @@ def test_only_what_is_flagged_is_drawn_anew(tmp_path: Path) -> None:
         result = batchflux.run(load_job(path, {"run.budget": 10}))
         assert (result.exit_status, _bought(service)) == (0, 20 + len(flagged))
         assert set(batchflux.read_manifest(tmp_path / "out-redo")["redo_of"]) == flagged
+
+
+def test_a_no_to_more_keeps_what_was_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Redrawing is asked about by itself; who says no has the first run's result, and a status that says it stopped."""
+    monkeypatch.setattr("batchflux.app.prepare.is_loopback_host", lambda host: False)
+    answers = iter([True, False])
+    with quick_service(nsfw_share=1.0) as service:
+        output = {"dir": "out", "download": False}
+        job = load_job(_spec(tmp_path, service, run={"on_nsfw": "reseed"}, output=output))
+        result = asyncio.run(batchflux.run_async(job, ask=lambda question: next(answers)))
+        assert (result.exit_status, result.standing.completed, result.redone, _bought(service)) == (3, 20, (), 20)
+        assert "flagged cells were not drawn anew: nothing was submitted" in str(result)
+        assert list(answers) == []
 
 
 def test_dropped_images_are_neither_saved_nor_listed(tmp_path: Path) -> None:

@@ -227,4 +227,4 @@ def test_a_run_is_no_source_of_its_own(tmp_path: Path, service: RunningSandbox) 
         batchflux.run(load_job(path))
     batchflux.run(load_job(_spec(tmp_path / "later", service, [1])))
     with pytest.raises(batchflux.UsageError, match="is this run itself"):
-        batchflux.run(load_job(_spec(tmp_path / "later", service, [1], reuse="out")))
+        batchflux.run(load_job(_spec(tmp_path / "later", service, [1, 2], reuse="out")))
