@@ -22,7 +22,7 @@ from batchflux.core.grid import Grid
 from batchflux.core.ledger import FOLD_COLUMNS, compact, fold
 from batchflux.core.model import CellStatus
 from batchflux.core.progress import EXCLUDED
-from batchflux.engine.local import KNOWN_IDS
+from batchflux.engine.hearing import KNOWN_IDS
 from batchflux.io.facts import stream_facts
 from batchflux.io.parts import FACT_SCHEMA, empty_table
 

@@ -6,8 +6,7 @@ their intent is durable, and nothing around it sends one again.
 """
 
 import asyncio
-import json
-from collections import OrderedDict, defaultdict
+from collections import defaultdict
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -30,34 +29,18 @@ from batchflux.core.flow import (
 from batchflux.core.model import CellStatus, Fact, FactKind, Fault, Prediction
 from batchflux.core.polling import LatencyBook, PollPace
 from batchflux.core.progress import Progress
-from batchflux.core.protocol import (
-    Accepted,
-    HttpAnswer,
-    NotSent,
-    Rejected,
-    SubmitAnswer,
-    TransportFault,
-    Unanswered,
-    build_result,
-    build_submit,
-    decipher_result,
-    decipher_submit,
-    encode_body,
-)
+from batchflux.core.protocol import NotSent, build_result, build_submit, decipher_result, encode_body
 from batchflux.core.resolution import Unresolved
 from batchflux.engine.control import Admission
 from batchflux.engine.downloading import DownloadPool
+from batchflux.engine.hearing import Hearing
 from batchflux.engine.ports import Download, Observer, Sink, StopReason, Transport, Work
 from batchflux.engine.reconciling import Reconciler
 from batchflux.engine.resolving import Resolver
 from batchflux.engine.source import WorkSource
 
-__all__ = ["KNOWN_IDS", "Engine"]
+__all__ = ["Engine"]
 
-# Rejections alike in a row: then the job is wrong and not the cells.
-_SAME_FAILURES = 20
-# Ids that answers are held against: what passes for another's answer is young, and ten million ids would be a gigabyte.
-KNOWN_IDS = 65536
 PULSE_S = 1.0
 # How long open POSTs are waited for at a stop, and where nobody asked for one: as long as a POST may take (io.client).
 _DRAIN_S = 10.0
@@ -121,12 +104,17 @@ class Engine:
                 dice=self.dice,
             ),
         )
-        self._known_ids: OrderedDict[str, None] = OrderedDict()
+        self._hearing = Hearing(
+            admission=self.admission,
+            resolver=self.resolver,
+            observer=self.observer,
+            base_url=self.base_url,
+            wall_ms=self.wall_ms,
+        )
         for prediction_id in self.ids_before:
-            self._remember(prediction_id)
+            self._hearing.remember(prediction_id)
         self._workers: list[asyncio.Task[None]] = []
         self._driving = 0
-        self._alike: tuple[str, int] = ("", 0)
         self._failure: BatchfluxError | None = None
 
     async def run(self, work: Iterator[Work], lost: Sequence[tuple[Work, Unresolved]] = ()) -> StopReason | None:
@@ -192,7 +180,7 @@ class Engine:
         while (item := await source.next()) is not None:
             try:
                 if item.state.prediction_id is not None:
-                    self._remember(item.state.prediction_id)
+                    self._hearing.remember(item.state.prediction_id)
                     item = replace(item, is_paid_before=item.is_paid_before or not item.is_again)
                     self.admission.window.started()
                     await self._drive_with_relief(item, admitted=False)
@@ -329,86 +317,9 @@ class Engine:
                 raw = await self.transport.send(request)
         finally:
             self.admission.post_closed()
-        answer = decipher_submit(raw, is_known_id=False)
-        if isinstance(answer, Accepted) and answer.prediction.id in self._known_ids:
-            known_id = answer.prediction.id
-            answer = decipher_submit(raw, is_known_id=True)
-            # Something between us and the service mixes answers up: to be told apart from a line that drops them.
-            self.observer.note("mixed_up", cell_id=item.cell.cell_id, prediction_id=known_id)
         now_s = loop.time()
-        self._tell_limits(answer, item, sent_at_ms=sent_at_ms, sent_at_s=sent_at_s, now_s=now_s)
-        if not isinstance(answer, Accepted):
-            self._note_answer(item, answer, raw)
+        answer = self._hearing.submitted(item, raw, sent_at_ms=sent_at_ms, sent_at_s=sent_at_s, now_s=now_s)
         return Answered(answer=answer, sent_at_ms=sent_at_ms, at_ms=self.wall_ms(), now_s=now_s)
-
-    def _tell_limits(
-        self, answer: SubmitAnswer, item: Work, *, sent_at_ms: int, sent_at_s: float, now_s: float
-    ) -> None:
-        gate = self.admission
-        match answer:
-            case Accepted(prediction=prediction):
-                self._remember(prediction.id)
-                self.resolver.learn_clock(prediction.created_at_ms, sent_at_ms=sent_at_ms, heard_at_ms=self.wall_ms())
-                self._alike = ("", 0)
-                gate.throttle.accepted(item.cell.images, sent_at_s=sent_at_s, now_s=now_s)
-                gate.breaker.answered()
-                gate.health.heard(now_s)
-            case Rejected(fault=fault, concerns=concerns):
-                gate.breaker.answered()
-                gate.health.heard(now_s)
-                if concerns == "moment":
-                    gate.throttle.refused(fault, sent_at_s=sent_at_s, now_s=now_s)
-                elif concerns == "job":
-                    gate.switch.stop(StopReason(kind="trouble", message=fault.message, fault=fault))
-                else:
-                    self._count_alike(fault)
-            case NotSent(fault=fault):
-                gate.breaker.not_sent()
-                self._silent(fault, now_s)
-            case Unanswered(fault=fault, redirected_to=redirected_to, asks_to_wait=asks_to_wait):
-                gate.breaker.unanswered(sent_at_s=sent_at_s, now_s=now_s)
-                if asks_to_wait:
-                    gate.throttle.refused(fault, sent_at_s=sent_at_s, now_s=now_s)
-                if redirected_to is not None:
-                    message = f"{self.base_url} redirects to {redirected_to}; submissions are not sent elsewhere"
-                    gate.switch.stop(StopReason(kind="trouble", message=message, fault=fault))
-                else:
-                    self._silent(fault, now_s)  # a page for every answer is no service either
-            case _:
-                assert_never(answer)
-
-    def _count_alike(self, fault: Fault) -> None:
-        same = self._alike[1] + 1 if self._alike[0] == fault.message else 1
-        self._alike = (fault.message, same)
-        if same >= _SAME_FAILURES:
-            message = f"the last {same} submissions were all refused alike: {fault.message}"
-            self.admission.switch.stop(StopReason(kind="trouble", message=message, fault=fault))
-
-    def _silent(self, fault: Fault, now_s: float) -> None:
-        """Hold submissions back while the service can't be reached, and stop when it has been gone for too long."""
-        gate = self.admission
-        wait_s, patience_s = gate.health.silent(now_s), gate.health.patience_s
-        if patience_s is not None:
-            wait_s = min(wait_s, patience_s / 4)  # only another try tells that patience is at its end
-        gate.pace.paused_until_s = max(gate.pace.paused_until_s, now_s + wait_s)
-        if gate.health.is_gone(now_s):
-            message = f"the service is gone: {fault.message}"
-            gate.switch.stop(StopReason(kind="trouble", message=message, fault=fault), abandon=True)
-
-    def _remember(self, prediction_id: str) -> None:
-        """Keep the newest ids: an answer that brings one again was meant for another submission."""
-        self._known_ids[prediction_id] = None
-        if len(self._known_ids) > KNOWN_IDS:
-            self._known_ids.popitem(last=False)  # a plain dict walks past all that it has let go of
-
-    def _note_answer(self, item: Work, answer: SubmitAnswer, raw: HttpAnswer | TransportFault) -> None:
-        """Keep an odd answer's words in the log; bodies are cut and free of control characters."""
-        details = {"cell_id": item.cell.cell_id, "answer": type(answer).__name__}
-        if isinstance(raw, HttpAnswer):
-            body = json.dumps(raw.body[:300].decode("utf-8", "replace"))
-            self.observer.note("submission", **details, http_status=raw.status, body=body)
-        else:
-            self.observer.note("submission", **details, sent=raw.sent, error=raw.message)
 
     # ------------------------------------------------------------------------------------------ queries
 
@@ -416,17 +327,5 @@ class Engine:
         """Ask once for a prediction's result; what goes wrong is the service's health, never the cell's fate."""
         raw = await self.transport.send(build_result(self.base_url, prediction_id))
         result = decipher_result(raw, prediction_id)
-        now_s = asyncio.get_running_loop().time()
-        if isinstance(result, Fault):
-            self.observer.note("query", prediction_id=prediction_id, error_kind=result.kind, error=result.message)
-            if result.kind == "auth":
-                self.admission.switch.stop(
-                    StopReason(kind="trouble", message=result.message, fault=result), abandon=True
-                )
-            elif result.kind in ("network", "server"):
-                self._silent(result, now_s)
-            elif result.kind != "bad_response":  # which any page of a gateway is
-                self.admission.health.heard(now_s)
-        else:
-            self.admission.health.heard(now_s)
+        self._hearing.queried(prediction_id, result, now_s=asyncio.get_running_loop().time())
         return self._looked(result)

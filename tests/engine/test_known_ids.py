@@ -11,7 +11,7 @@ from tests.engine.fakes import Scene, Service
 
 def test_the_newest_ids_are_remembered_and_the_oldest_let_go_of(monkeypatch: pytest.MonkeyPatch) -> None:
     """With room for three, an answer that brings one of them again is not believed; an older id passes for fresh."""
-    monkeypatch.setattr("batchflux.engine.local.KNOWN_IDS", 3)
+    monkeypatch.setattr("batchflux.engine.hearing.KNOWN_IDS", 3)
 
     def reply(number: int, request: HttpRequest) -> HttpAnswer | None:
         again = {5: 3, 9: 1}.get(number)
