@@ -76,7 +76,7 @@ class Points:
     def install(self) -> None:
         """Put the wrappers in place."""
         import batchflux.app.run
-        import batchflux.engine.local
+        import batchflux.engine.hearing
         import batchflux.engine.reconciling
         import batchflux.io.checkpoint
         from batchflux.io.client import Client
@@ -85,7 +85,7 @@ class Points:
             setattr(os, name, self._file_call(name, self._real[name]))
         self._wrap_close(self._real["close"])
         for module, name, point in (
-            (batchflux.engine.local, "decipher_submit", "decipher submit"),
+            (batchflux.engine.hearing, "decipher_submit", "decipher submit"),
             (batchflux.engine.reconciling, "judge", "judge lost"),
             (batchflux.io.checkpoint, "recover", "recover journals"),
             (batchflux.app.run, "publish_results", "publish results"),
