@@ -278,6 +278,8 @@ def test_two_thousand_cells_are_walked_through(page: Page, middling: Path) -> No
     assert page.count(f"{GALLERY} .tile") < 200
 
 
+@pytest.mark.security(18)
+@pytest.mark.fault("X06")
 def test_data_stay_data(page: Page, hostile: Path) -> None:
     """Whatever a prompt, an axis, an error or the name hold, it is shown as it is and nothing of it runs."""
     for view in ("", "view=gallery", "view=sweep"):
