@@ -102,10 +102,30 @@ def publish_with(path: Path) -> Iterator[Path]:
     beside it. Raise StorageError for every OSError, the block's own included; `path` is then the old file or, where
     only the folder's flush failed, the new one.
     """
+    with _temporary_beside(path) as temporary:
+        yield temporary
+        publish_file(temporary, path)
+
+
+def publish_bytes(path: Path, data: bytes) -> None:
+    """Put `data` at `path`, durably and whole or not at all; raise StorageError."""
+    with publish_with(path) as temporary:
+        _write_new(temporary, data)
+
+
+def replace_bytes(path: Path, data: bytes) -> None:
+    """Put `data` at `path` whole or not at all, but flush nothing: for what can be made again. Raise StorageError."""
+    with _temporary_beside(path) as temporary:
+        _write_new(temporary, data)
+        os.replace(temporary, path)
+
+
+@contextlib.contextmanager
+def _temporary_beside(path: Path) -> Iterator[Path]:
+    """Give a path for a temporary file, which is gone if the block fails; raise StorageError for every OSError."""
     temporary = path.with_name(f"{_TEMPORARY_PREFIX}{secrets.token_hex(4)}-{path.name}")
     try:
         yield temporary
-        publish_file(temporary, path)
     except BaseException as error:
         with contextlib.suppress(OSError):  # the first error is the one to tell; a start sweeps what stays
             os.unlink(temporary)
@@ -114,32 +134,12 @@ def publish_with(path: Path) -> Iterator[Path]:
         raise
 
 
-def publish_bytes(path: Path, data: bytes) -> None:
-    """Put `data` at `path`, durably and whole or not at all; raise StorageError."""
-    with publish_with(path) as temporary:
-        fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
-        try:
-            write_all(fd, data)
-        finally:
-            os.close(fd)
-
-
-def replace_bytes(path: Path, data: bytes) -> None:
-    """Put `data` at `path` whole or not at all, but flush nothing: for what can be made again. Raise StorageError."""
-    temporary = path.with_name(f"{_TEMPORARY_PREFIX}{secrets.token_hex(4)}-{path.name}")
+def _write_new(path: Path, data: bytes) -> None:
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
     try:
-        fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
-        try:
-            write_all(fd, data)
-        finally:
-            os.close(fd)
-        os.replace(temporary, path)
-    except BaseException as error:
-        with contextlib.suppress(OSError):
-            os.unlink(temporary)
-        if isinstance(error, OSError):
-            raise StorageError(path, doing="write the file", cause=error) from error
-        raise
+        write_all(fd, data)
+    finally:
+        os.close(fd)
 
 
 def remove_folder(folder: Path) -> None:
