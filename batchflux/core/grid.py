@@ -9,8 +9,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import count, islice
-from math import gcd, prod
-from typing import Literal, NamedTuple, TypeVar
+from math import prod
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -25,20 +25,17 @@ from batchflux.core.identity import (
     row_seed,
 )
 from batchflux.core.model import Axis, Cell, JsonValue, Params
+from batchflux.core.order import Order, balanced
 from batchflux.core.ordinals import Groups, group_rows
 from batchflux.core.rows import NO_SEED, KeyArray, RowArrays, RowPart, RowRecipe, name_of_row, same_value, word_text
 
-__all__ = ["Grid", "GridSlice", "Order"]
+__all__ = ["Grid", "GridSlice"]
 
-Order = Literal["rows", "balanced"]
 Indexes = npt.NDArray[np.int64]
 _Scalar = TypeVar("_Scalar", bound=np.generic)
 
 # Cells looked at in one step: a few megabytes of keys.
 _CHUNK_CELLS = 131072
-
-# The golden ratio's fraction: multiples of it fill an interval evenly from the first few on.
-_GOLDEN = 0.6180339887498949
 
 
 class GridSlice(NamedTuple):
@@ -317,16 +314,7 @@ class Grid:
         total = self.n_indexes
         for first in range(0, total, _CHUNK_CELLS):
             steps = np.arange(first, min(first + _CHUNK_CELLS, total), dtype=np.int64)
-            yield steps if order == "rows" else self._balanced(steps)
-
-    def _balanced(self, steps: Indexes) -> Indexes:
-        """Map steps to indexes so that any prefix is spread evenly over the rows and over each axis."""
-        n_rows, n_combinations = self.rows.n_rows, self.n_combinations
-        passes, places = np.divmod(steps, n_rows)
-        rows = places * _stride(n_rows) % n_rows
-        combinations = (passes + places) * _stride(n_combinations) % n_combinations
-        result: Indexes = rows * n_combinations + combinations
-        return result
+            yield steps if order == "rows" else balanced(steps, self.rows.n_rows, self.n_combinations)
 
     # ---------------------------------------------------------------- one cell
 
@@ -396,14 +384,3 @@ def _draw(seedless: Key, ordinal: int, *, taken: frozenset[int]) -> int:
         return drawn_seed(seedless, ordinal)
     walk = (drawn_seed(seedless, place) for place in count())
     return next(islice((seed for seed in walk if seed not in taken), ordinal, None))
-
-
-def _stride(size: int) -> int:
-    """Return the number nearest the golden section of a size that has no factor in common with it."""
-    wanted = max(1, round(size * _GOLDEN))
-    return next(
-        step
-        for distance in range(size + 1)
-        for step in (wanted + distance, wanted - distance)
-        if step > 0 and gcd(step, size) == 1
-    )
