@@ -19,6 +19,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from batchflux.core.catalog import known_model
+from batchflux.core.columntypes import PARAMETER_TYPES, common_type, fits, type_of, typed
 from batchflux.core.grid import Grid, GridSlice
 from batchflux.core.ledger import cell_ids
 from batchflux.core.model import JsonValue
@@ -95,13 +96,6 @@ STATE_FACTS = (
     "warnings",
     "reused_from",
 )
-_PARAMETER_TYPES = {
-    "seed": pa.int64(),
-    "guidance_scale": pa.float64(),
-    "aspect_ratio": pa.string(),
-    "num_images": pa.int64(),
-    "safety_tolerance": pa.string(),
-}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -182,7 +176,7 @@ def write_retired(path: Path, facts: pa.Table, *, base_url: str) -> None:
         "model": gone["model"],
     }
     for name in names:
-        columns[name] = _typed(name, [body.get(name) for body in bodies])
+        columns[name] = typed(name, [body.get(name) for body in bodies])
     state = _state_columns(gone, base_url)
     table = pa.Table.from_arrays([*columns.values(), *state.columns], names=[*columns, *STATE_FIELDS.names])
     with publish_with(path) as temporary:
@@ -200,7 +194,7 @@ def parameter_names(grid: Grid) -> tuple[str, ...]:
 
 
 def _ordered_parameters(names: set[str]) -> tuple[str, ...]:
-    known = [name for name in _PARAMETER_TYPES if name in names]
+    known = [name for name in PARAMETER_TYPES if name in names]
     return (*known, *sorted(names - set(known)))
 
 
@@ -234,52 +228,16 @@ def _parameter_type(source: ManifestSource, name: str) -> pa.DataType:
         values.append(grid.recipe.params[name])
     column = grid.recipe.row_params.get(name)
     if column is None:
-        return _type_of(name, values)
-    if name in _PARAMETER_TYPES and all(known_model(model) is not None for model in grid.recipe.models):
-        return _PARAMETER_TYPES[name]  # every row was checked when it was read
+        return type_of(name, values)
+    if name in PARAMETER_TYPES and all(known_model(model) is not None for model in grid.recipe.models):
+        return PARAMETER_TYPES[name]  # every row was checked when it was read
     own = source.carried_schema.field(column).type
-    if not pa.types.is_string(own) and name not in _PARAMETER_TYPES:
-        return own if not values or _common_type(values) == own else pa.string()
+    if not pa.types.is_string(own) and name not in PARAMETER_TYPES:
+        return own if not values or common_type(values) == own else pa.string()
     # Nothing ships for the model, so what rows say may be of any type: they are asked.
     said = (source.part(row).params.get(name) for row in range(grid.rows.n_rows))
-    found = {(type(value), _fits(value, pa.int64())): value for value in said}
-    return _type_of(name, [*values, *found.values()])
-
-
-def _type_of(name: str, values: Sequence[JsonValue]) -> pa.DataType:
-    usual = _PARAMETER_TYPES.get(name)
-    return usual if usual is not None and all(_fits(value, usual) for value in values) else _common_type(values)
-
-
-def _fits(value: JsonValue, kind: pa.DataType) -> bool:
-    if value is None:
-        return True
-    if pa.types.is_string(kind):
-        return isinstance(value, str)
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return False
-    if pa.types.is_floating(kind):
-        return isinstance(value, float) or abs(value) <= 2**53
-    return abs(value) < 2**63 and float(value).is_integer()
-
-
-def _common_type(values: Sequence[JsonValue]) -> pa.DataType:
-    kinds = {type(value) for value in values if value is not None}
-    if kinds == {bool}:
-        return pa.bool_()
-    for kind in (pa.int64(), pa.float64()) if kinds and kinds <= {int, float} else ():
-        if all(_fits(value, kind) for value in values) and (kinds == {int} or kind == pa.float64()):
-            return kind
-    return pa.string()
-
-
-def _typed(name: str, values: Sequence[Any], kind: pa.DataType | None = None) -> pa.Array:
-    kind = kind if kind is not None else _type_of(name, values)
-    if pa.types.is_string(kind):
-        return pa.array([v if v is None or isinstance(v, str) else json.dumps(v) for v in values], kind)
-    if pa.types.is_integer(kind):
-        return pa.array([v if v is None else int(v) for v in values], kind)
-    return pa.array(values, kind)
+    found = {(type(value), fits(value, pa.int64())): value for value in said}
+    return type_of(name, [*values, *found.values()])
 
 
 def _batch(
@@ -306,7 +264,7 @@ def _batch(
         columns[name] = _parameter_column(source, piece, name, schema.field(name).type, parts=parts, by_row=by_row)
     for axis in grid.axes:
         if axis.kind == "word":
-            texts = _typed(axis.name, [v if isinstance(v, str) else json.dumps(v) for v in axis.values], pa.string())
+            texts = typed(axis.name, [v if isinstance(v, str) else json.dumps(v) for v in axis.values], pa.string())
             columns[axis.name] = texts.take(pa.array(grid.value_places(axis.name)[combinations]))
     places = np.searchsorted(fact_indexes, piece.indexes)
     places = np.minimum(places, max(0, len(fact_indexes) - 1))
@@ -333,12 +291,12 @@ def _parameter_column(
     combinations = piece.indexes % grid.n_combinations
     axis = next((axis for axis in grid.axes if axis.name == name), None)
     if axis is not None and axis.kind == "parameter":
-        return _typed(name, axis.values, kind).take(pa.array(grid.value_places(name)[combinations]))
+        return typed(name, axis.values, kind).take(pa.array(grid.value_places(name)[combinations]))
     constant = grid.recipe.params.get(name)
     if axis is None and name in grid.recipe.row_params:
-        column = _typed(name, [part.params.get(name, constant) for part in parts], kind).take(by_row)
+        column = typed(name, [part.params.get(name, constant) for part in parts], kind).take(by_row)
     else:
-        column = _typed(name, [constant], kind).take(pa.array(np.zeros(len(combinations), dtype=np.int64)))
+        column = typed(name, [constant], kind).take(pa.array(np.zeros(len(combinations), dtype=np.int64)))
     if name == "seed" and piece.seeds is not None:
         drawn = pa.array(piece.seeds, mask=piece.seeds == NO_SEED)
         column = pc.coalesce(drawn, column)
