@@ -13,12 +13,12 @@ import pyarrow as pa
 
 from batchflux.core.arrow import from_ints, numbered
 from batchflux.core.cellstates import CellStates
-from batchflux.core.flow import CellState
 from batchflux.core.grid import Grid
 from batchflux.core.model import CellStatus
 from batchflux.core.order import Order
 from batchflux.core.progress import STATUS_CODES, StatusArray, count_codes
 from batchflux.core.resolution import Unresolved
+from batchflux.core.steps import CellState
 
 __all__ = ["Known", "PaceSeen"]
 

@@ -22,10 +22,11 @@ from batchflux.app.reuse import Reuse, Source
 from batchflux.app.work import work_of
 from batchflux.core.arrow import Flags, from_ints
 from batchflux.core.flagged import dropped_note, unflagged
-from batchflux.core.flow import FlowRules, intent_fact
+from batchflux.core.flow import intent_fact
 from batchflux.core.model import CellStatus, Fact, FactKind
 from batchflux.core.naming import image_path
 from batchflux.core.protocol import encode_body
+from batchflux.core.steps import FlowRules
 from batchflux.engine.ports import Work
 from batchflux.io.checkpoint import CheckpointWriter
 from batchflux.io.takeover import take_file

@@ -17,11 +17,12 @@ from batchflux.app.work import known_ids, run_clock, work_of
 from batchflux.core.cellstates import CellIndex
 from batchflux.core.claims import Claims, claim
 from batchflux.core.errors import CheckpointDamaged
-from batchflux.core.flow import CellState, FlowRules, intent_fact
+from batchflux.core.flow import intent_fact
 from batchflux.core.history import HistoryItem
 from batchflux.core.model import Cell, Fact, Fault
 from batchflux.core.protocol import encode_body
 from batchflux.core.resolution import Unresolved, adopt
+from batchflux.core.steps import CellState, FlowRules
 from batchflux.engine.ports import Observer, Sink, Transport, Work
 from batchflux.engine.reconciling import Found, Reconciler
 from batchflux.io.facts import read_facts

@@ -23,10 +23,10 @@ from batchflux.app.resume import Known
 from batchflux.app.rundir import RunIdentity
 from batchflux.core.arrow import Flags, Ints, as_ints, from_flags, from_ints, list_lengths
 from batchflux.core.errors import CheckpointDamaged
-from batchflux.core.flow import CellState
 from batchflux.core.model import CellStatus
 from batchflux.core.progress import STATUS_CODES
 from batchflux.core.resolution import Unresolved
+from batchflux.core.steps import CellState
 from batchflux.engine.ports import Download, Work
 from batchflux.io.facts import stream_facts
 from batchflux.io.filecheck import FileCheck, check_files

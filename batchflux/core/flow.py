@@ -13,7 +13,7 @@ other cell. Its rules:
 from collections.abc import Callable, Generator
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Literal, TypeAlias, assert_never
+from typing import Literal, assert_never
 
 from batchflux.core.flagged import drop_flagged, dropped_note
 from batchflux.core.model import Cell, CellStatus, Fact, FactKind, Fault, Prediction
@@ -22,119 +22,32 @@ from batchflux.core.protocol import (
     Accepted,
     NotSent,
     Rejected,
-    SubmitAnswer,
     Unanswered,
     final_fault,
     is_final,
     is_refunded,
 )
 from batchflux.core.retry import ATTEMPT_BACKOFF, POLL_BACKOFF
+from batchflux.core.steps import (
+    Answered,
+    CellState,
+    Command,
+    Event,
+    FlowRules,
+    Looked,
+    Poll,
+    Record,
+    Submit,
+    Wait,
+)
 
-__all__ = [
-    "Answered",
-    "CellState",
-    "Command",
-    "Event",
-    "FlowRules",
-    "Looked",
-    "NoMore",
-    "Poll",
-    "Record",
-    "Submit",
-    "Wait",
-    "cell_flow",
-    "intent_fact",
-]
+__all__ = ["cell_flow", "intent_fact"]
 
 # A 404 on a fresh prediction may pass: the service is believed after two minutes of nothing else (design: durability).
 NOT_FOUND_GRACE_S = 120.0
 # `completed` without outputs may be read too early: it is believed at the fourth look.
 _EMPTY_LOOKS = 4
 _MAX_IMAGES_NOTED = 8
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CellState:
-    """What is known of a cell when its flow begins; the defaults are those of a cell never tried."""
-
-    attempts: int = 0
-    cost_micro_usd: int = 0
-    prediction_id: str | None = None
-    price_micro_usd: int = 0  # of the attempt that `prediction_id` is
-    submitted_at_ms: int | None = None
-    created_at_ms: int | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FlowRules:
-    """The spec's part in a flow."""
-
-    max_attempts: int
-    timeout_s: float
-    price_micro_usd: int
-    drops_flagged: bool = False
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Submit:
-    """Ask for a place, make the intent durable, send the POST, and say what came back (`Answered` or `NoMore`)."""
-
-    attempt: int
-    intent: Fact
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Poll:
-    """Ask for the prediction's result; `Looked` comes back."""
-
-    prediction_id: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Wait:
-    """Let so much time pass; `Looked` without a result comes back."""
-
-    seconds: float
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Record:
-    """Make a fact part of the journal at once; `Looked` without a result comes back."""
-
-    fact: Fact
-    frees_micro_usd: int = 0
-
-
-Command: TypeAlias = Submit | Poll | Wait | Record
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Answered:
-    """What came of a submission; moments on both clocks."""
-
-    answer: SubmitAnswer
-    sent_at_ms: int
-    at_ms: int
-    now_s: float
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class NoMore:
-    """The run submits nothing any more: the cell stays as it is."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Looked:
-    """Time has passed; `result` holds what a poll brought."""
-
-    at_ms: int
-    now_s: float
-    dice: float
-    result: Prediction | Fault | None = None
-
-
-Event: TypeAlias = Answered | NoMore | Looked
-Ending: TypeAlias = Literal["final", "unknown", "timeout", "left"]
 
 
 def intent_fact(cell: Cell, *, body_json: str, state: CellState, rules: FlowRules, at_ms: int) -> Fact:

@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Self
 
-from batchflux.core.flow import CellState
 from batchflux.core.history import HistoryItem
 from batchflux.core.model import CellStatus, Fact, FactKind
+from batchflux.core.steps import CellState
 
 __all__ = ["Resolution", "Unresolved", "adopt", "hold", "release"]
 

@@ -14,23 +14,13 @@ from functools import partial
 from typing import assert_never
 
 from batchflux.core.errors import BatchfluxError
-from batchflux.core.flow import (
-    Answered,
-    Event,
-    FlowRules,
-    Looked,
-    NoMore,
-    Poll,
-    Record,
-    Submit,
-    Wait,
-    cell_flow,
-)
+from batchflux.core.flow import cell_flow
 from batchflux.core.model import CellStatus, Fact, FactKind, Fault, Prediction
 from batchflux.core.polling import LatencyBook, PollPace
 from batchflux.core.progress import Progress
 from batchflux.core.protocol import NotSent, build_result, build_submit, decipher_result, encode_body
 from batchflux.core.resolution import Unresolved
+from batchflux.core.steps import Answered, Event, FlowRules, Looked, NoMore, Poll, Record, Submit, Wait
 from batchflux.engine.control import Admission
 from batchflux.engine.downloading import DownloadPool
 from batchflux.engine.hearing import Hearing

@@ -4,10 +4,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
-from batchflux.core.flow import CellState
 from batchflux.core.model import Cell, Fact, Fault, JsonValue, SavedFile
 from batchflux.core.progress import Progress
 from batchflux.core.protocol import HttpAnswer, HttpRequest, TransportFault
+from batchflux.core.steps import CellState
 
 __all__ = ["Download", "Downloads", "Observer", "Sink", "StopReason", "Transport", "Watcher", "Work"]
 

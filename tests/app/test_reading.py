@@ -15,10 +15,10 @@ from batchflux.app.job import Job, load_job
 from batchflux.app.reading import gather, lay_over, read_known
 from batchflux.app.rundir import RunIdentity
 from batchflux.app.work import work_of
-from batchflux.core.flow import CellState
 from batchflux.core.ledger import fold
 from batchflux.core.model import CellStatus, Fact, FactKind
 from batchflux.core.progress import EXCLUDED, STATUS_CODES
+from batchflux.core.steps import CellState
 from batchflux.io.checkpoint import CheckpointWriter
 from tests.io.durable import as_table, facts, make_fact
 

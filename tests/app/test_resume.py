@@ -8,9 +8,9 @@ from batchflux.app.job import load_job
 from batchflux.app.prepare import RunOptions
 from batchflux.app.reading import lay_over
 from batchflux.app.work import work_left, work_of
-from batchflux.core.flow import CellState
 from batchflux.core.model import CellStatus, Fact, FactKind
 from batchflux.core.progress import Progress
+from batchflux.core.steps import CellState
 from batchflux.io.journal import encode_fact
 from batchflux.io.parts import build_table
 

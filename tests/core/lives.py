@@ -4,7 +4,19 @@ from collections.abc import Callable, Generator, Iterable
 from dataclasses import dataclass, field
 from typing import Any, assert_never
 
-from batchflux.core.flow import (
+from batchflux.core.flow import cell_flow
+from batchflux.core.model import Cell, Fact, FactKind, Fault, Prediction
+from batchflux.core.polling import LatencyBook
+from batchflux.core.protocol import (
+    Accepted,
+    NotSent,
+    Rejected,
+    SubmitAnswer,
+    TransportFault,
+    Unanswered,
+    decipher_result,
+)
+from batchflux.core.steps import (
     Answered,
     CellState,
     Command,
@@ -16,18 +28,6 @@ from batchflux.core.flow import (
     Record,
     Submit,
     Wait,
-    cell_flow,
-)
-from batchflux.core.model import Cell, Fact, FactKind, Fault, Prediction
-from batchflux.core.polling import LatencyBook
-from batchflux.core.protocol import (
-    Accepted,
-    NotSent,
-    Rejected,
-    SubmitAnswer,
-    TransportFault,
-    Unanswered,
-    decipher_result,
 )
 from tests.core.answers import answer, completed_data, prediction_data
 

@@ -9,10 +9,10 @@ import pytest
 from batchflux.app.job import Job, load_job
 from batchflux.app.work import work_of
 from batchflux.core.claims import claim
-from batchflux.core.flow import CellState
 from batchflux.core.history import HistoryItem
 from batchflux.core.model import CellStatus, JsonValue, Prediction
 from batchflux.core.progress import STATUS_CODES
+from batchflux.core.steps import CellState
 
 MODEL = "wavespeed-ai/flux-kontext-max/text-to-image"
 

@@ -2,10 +2,10 @@
 
 import pytest
 
-from batchflux.core.flow import CellState, NoMore, Submit, Wait
 from batchflux.core.model import CellStatus, Fact, FactKind, Fault, Prediction
 from batchflux.core.polling import LatencyBook
 from batchflux.core.protocol import HttpAnswer, decipher_result
+from batchflux.core.steps import CellState, NoMore, Submit, Wait
 from tests.core.lives import (
     BODY,
     BROKEN,

@@ -3,9 +3,9 @@
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from batchflux.core.flow import CellState, NoMore, Record, Submit
 from batchflux.core.model import CellStatus, FactKind, Fault, Prediction
 from batchflux.core.protocol import final_fault, is_final, is_refunded
+from batchflux.core.steps import CellState, NoMore, Record, Submit
 from tests.core.lives import (
     BROKEN,
     LOST,

@@ -1,6 +1,6 @@
 """A prediction that the service no longer knows ends its cell, however short the timeout."""
 
-from batchflux.core.flow import CellState
+from batchflux.core.steps import CellState
 from tests.core.lives import MISSING, PRICE, START_MS, live
 
 

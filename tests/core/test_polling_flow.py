@@ -4,9 +4,10 @@ from collections.abc import Callable
 
 import pytest
 
-from batchflux.core.flow import Answered, CellState, FlowRules, Looked, Poll, Record, Submit, Wait, cell_flow
+from batchflux.core.flow import cell_flow
 from batchflux.core.model import Fault, Prediction
 from batchflux.core.polling import LatencyBook, PollPace
+from batchflux.core.steps import Answered, CellState, FlowRules, Looked, Poll, Record, Submit, Wait
 from tests.core.lives import BODY, BROKEN, MISSING, PRICE, START_MS, a_cell, accepted, done, failed, live, seen
 
 Look = Callable[[float], Prediction | Fault]

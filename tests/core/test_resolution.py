@@ -1,7 +1,7 @@
 """What a verdict leaves on record must be enough for a later run to ask the same question again."""
 
-from batchflux.core.flow import CellState
 from batchflux.core.resolution import Unresolved, hold
+from batchflux.core.steps import CellState
 
 LOST = Unresolved(
     cell_id="0" * 32,

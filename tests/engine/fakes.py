@@ -16,11 +16,11 @@ import numpy as np
 
 from batchflux.core.budget import Budget
 from batchflux.core.errors import StorageError
-from batchflux.core.flow import CellState
 from batchflux.core.limits import Breaker, Health, Pace, Window
 from batchflux.core.model import Fact, FactKind, Fault, JsonValue, SavedFile
 from batchflux.core.progress import Progress
 from batchflux.core.protocol import HttpAnswer, HttpRequest, TransportFault
+from batchflux.core.steps import CellState
 from batchflux.engine.control import Admission
 from batchflux.engine.downloading import DownloadPool
 from batchflux.engine.local import Engine

@@ -8,12 +8,12 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from batchflux.core.budget import Budget
-from batchflux.core.flow import CellState
 from batchflux.core.limits import Breaker, Health, Pace, Window
 from batchflux.core.model import Cell, Fact, JsonValue
 from batchflux.core.progress import Progress
 from batchflux.core.protocol import HttpAnswer, HttpRequest, TransportFault
 from batchflux.core.resolution import Unresolved
+from batchflux.core.steps import CellState
 from batchflux.engine.control import Admission
 from batchflux.engine.local import Engine
 from batchflux.engine.ports import Work

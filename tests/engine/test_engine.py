@@ -4,10 +4,10 @@ import asyncio
 
 import pytest
 
-from batchflux.core.flow import CellState
 from batchflux.core.limits import Window
 from batchflux.core.model import FactKind
 from batchflux.core.protocol import HttpAnswer, HttpRequest, TransportFault
+from batchflux.core.steps import CellState
 from batchflux.core.throttle import LEAST_OPEN_POSTS
 from batchflux.engine.control import MAX_OPEN_POSTS
 from tests.core.answers import answer, prediction_data

@@ -4,9 +4,9 @@ import asyncio
 
 import pytest
 
-from batchflux.core.flow import CellState
 from batchflux.core.model import CellStatus
 from batchflux.core.protocol import HttpAnswer, HttpRequest
+from batchflux.core.steps import CellState
 from tests.core.lives import PRICE
 from tests.engine.fakes import Scene, Service
 from tests.engine.virtual import run

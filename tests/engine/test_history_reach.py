@@ -2,9 +2,9 @@
 
 import pytest
 
-from batchflux.core.flow import CellState
 from batchflux.core.model import CellStatus, FactKind
 from batchflux.core.resolution import Unresolved
+from batchflux.core.steps import CellState
 from tests.engine.small import PRICE, START_MS, SmallEngine, answer, work
 from tests.engine.virtual import run_virtually
 

@@ -9,9 +9,9 @@ from itertools import pairwise
 
 import pytest
 
-from batchflux.core.flow import CellState
 from batchflux.core.limits import Window
 from batchflux.core.protocol import HttpAnswer, HttpRequest, TransportFault
+from batchflux.core.steps import CellState
 from tests.core.answers import answer, completed_data
 from tests.core.lives import PRICE, START_MS
 from tests.engine import virtual

@@ -3,9 +3,9 @@
 from dataclasses import replace
 
 from batchflux.core.budget import Budget
-from batchflux.core.flow import CellState
 from batchflux.core.protocol import TransportFault
 from batchflux.core.resolution import Unresolved
+from batchflux.core.steps import CellState
 from tests.engine.small import MODEL, PRICE, START_MS, SmallEngine, answer, now_ms, rfc3339, work
 from tests.engine.virtual import run_virtually
 

@@ -7,10 +7,10 @@ from collections.abc import Callable, Mapping
 
 import pytest
 
-from batchflux.core.flow import CellState
 from batchflux.core.limits import Window
 from batchflux.core.model import CellStatus, FactKind, JsonValue
 from batchflux.core.protocol import HttpAnswer, HttpRequest, TransportFault
+from batchflux.core.steps import CellState
 from tests.core.lives import PRICE, accepted, done, failed, live, seen
 from tests.engine import small
 from tests.engine.fakes import Scene, Service, times_submitted

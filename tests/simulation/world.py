@@ -25,10 +25,10 @@ from batchflux.app.reading import lay_over
 from batchflux.app.resume import Known
 from batchflux.core.budget import Budget
 from batchflux.core.errors import StorageError
-from batchflux.core.flow import CellState
 from batchflux.core.limits import AUTO_MOST, Breaker, Health, Pace, Window
 from batchflux.core.model import CellStatus, Fact, FactKind, JsonValue
 from batchflux.core.progress import Progress
+from batchflux.core.steps import CellState
 from batchflux.engine.control import Admission
 from batchflux.engine.local import Engine
 from batchflux.engine.ports import StopReason
