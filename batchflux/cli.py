@@ -15,8 +15,19 @@ import click
 
 import batchflux
 from batchflux.core.errors import BatchfluxError
-from batchflux.export.command import build_options, export_options, progress
-from batchflux.screen import asker, file_bar, observer, say, show_failed, show_plan, show_requests, tell, tell_json
+from batchflux.export.command import build_options, export_options
+from batchflux.screen import (
+    asker,
+    counting_bar,
+    export_progress,
+    observer,
+    say,
+    show_failed,
+    show_plan,
+    show_requests,
+    tell,
+    tell_json,
+)
 
 __all__ = ["main"]
 
@@ -271,7 +282,7 @@ def verify(run_dir: Path, account: bool, allow_hosts: tuple[str, ...], as_json: 
     from batchflux.app.job import locate_run_dir
     from batchflux.app.verify import verify_run
 
-    bar = file_bar() if sys.stderr.isatty() else None
+    bar = counting_bar("verify", "files") if sys.stderr.isatty() else None
     place = (
         run_dir if run_dir.is_dir() else locate_run_dir(run_dir)
     )  # one that lacks its papers is checked all the same
@@ -318,7 +329,7 @@ def export(run_dir: Path, dest: Path | None, **asked: Any) -> None:
     place = locate_run_dir(run_dir)
     if (place / "manifest.parquet").exists() and not is_manifest_current(place):
         say("note: the run has gone on since its manifest was written; batchflux run brings it up to date")
-    exported = export_run(place, to, options, on_cells=progress(say))
+    exported = export_run(place, to, options, on_cells=export_progress())
     say("\n".join(exported.lines()))
 
 

@@ -10,13 +10,15 @@ import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
+from time import monotonic
 from typing import Any
 
 import click
 
 __all__ = [
     "asker",
-    "file_bar",
+    "counting_bar",
+    "export_progress",
     "observer",
     "say",
     "show_failed",
@@ -25,6 +27,8 @@ __all__ = [
     "tell",
     "tell_json",
 ]
+
+_LINE_EVERY_S = 10.0  # where there is no terminal for a bar
 
 # Control characters, lone surrogates, separators of lines and paragraphs; what turns the direction of writing.
 _STEERING = frozenset({"Cc", "Cs", "Zl", "Zp"})
@@ -140,16 +144,31 @@ def show_failed(cells: list[dict[str, Any]], run_dir: Path, *, as_json: bool) ->
     tell(f"next: batchflux run {quote(str(run_dir))} --retry-failed" if cells else "no cell has failed")
 
 
-def file_bar() -> Callable[[int, int], None]:
-    """Return what shows how far the files are."""
+def counting_bar(what: str, unit: str) -> Callable[[int, int], None]:
+    """Return what shows on a terminal how many of something are done."""
     from tqdm import tqdm
 
-    bar = tqdm(desc="verify", unit=" files", leave=False)
+    bar = tqdm(desc=what, unit=f" {unit}", leave=False)
 
     def show(done: int, total: int) -> None:
         bar.total, bar.n = total, done
         bar.refresh()
         if done >= total:
             bar.close()
+
+    return show
+
+
+def export_progress(tell_line: Callable[[str], None] = say) -> Callable[[int, int], None]:
+    """Return what shows how many cells are exported: a bar on a terminal, else a line now and then."""
+    if sys.stderr.isatty():
+        return counting_bar("export", "cells")
+    last_s = monotonic()
+
+    def show(done: int, total: int) -> None:
+        nonlocal last_s
+        if monotonic() - last_s >= _LINE_EVERY_S and done < total:
+            last_s = monotonic()
+            tell_line(f"export: {done:,} of {total:,} cells")
 
     return show

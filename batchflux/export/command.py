@@ -3,10 +3,8 @@
 Loads nothing heavy, since `--help` passes through here; what the options mean is decided in `options`.
 """
 
-import sys
 from collections.abc import Callable
 from pathlib import Path
-from time import monotonic
 from typing import Any, Final, TypeVar
 
 import click
@@ -14,11 +12,9 @@ import click
 from batchflux.core.errors import UsageError
 from batchflux.export.options import FORMATS, ExportOptions, parse_size, parse_splits
 
-__all__ = ["build_options", "export_options", "progress"]
+__all__ = ["build_options", "export_options"]
 
 _F = TypeVar("_F", bound=Callable[..., Any])
-
-_EVERY_S: Final = 10.0  # between lines where there is no terminal
 
 _OPTIONS: Final = (
     click.option("--format", "form", type=click.Choice(FORMATS), required=True, help="Of the dataset or table."),
@@ -57,32 +53,3 @@ def build_options(dest: Path | None, asked: dict[str, Any]) -> tuple[Path, Expor
         shard_bytes=None if size is None else parse_size(size),
         link=asked["link"] if asked["copy"] or asked["link"] else None,
     )
-
-
-def progress(say: Callable[[str], None]) -> Callable[[int, int], None]:
-    """Return what shows how many cells are done: a bar on a terminal, else a line now and then."""
-    if sys.stderr.isatty():
-        return _bar()
-    last_s = monotonic()
-
-    def show(done: int, total: int) -> None:
-        nonlocal last_s
-        if monotonic() - last_s >= _EVERY_S and done < total:
-            last_s = monotonic()
-            say(f"export: {done:,} of {total:,} cells")
-
-    return show
-
-
-def _bar() -> Callable[[int, int], None]:
-    from tqdm import tqdm
-
-    bar = tqdm(desc="export", unit=" cells", leave=False)
-
-    def show(done: int, total: int) -> None:
-        bar.total, bar.n = total, done
-        bar.refresh()
-        if done >= total:
-            bar.close()
-
-    return show

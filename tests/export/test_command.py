@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from batchflux.export import command as module
+from batchflux import screen
 from tests.cli.conftest import Command
 from tests.cli.conftest import command as command_fixture
 from tests.cli.driver import on_terminal
@@ -75,8 +75,8 @@ def test_progress_is_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     assert "export: 100%" in terminal.shown
     lines: list[str] = []
     now_s = 0.0
-    monkeypatch.setattr(module, "monotonic", lambda: now_s)
-    show = module.progress(lines.append)
+    monkeypatch.setattr(screen, "monotonic", lambda: now_s)
+    show = screen.export_progress(lines.append)
     for done, now_s in enumerate((1.0, 10.5, 11.0, 30.0), start=1):  # noqa: B007 - the clock reads it
         show(done * 1000, 4000)
     assert lines == ["export: 2,000 of 4,000 cells"]
