@@ -195,6 +195,7 @@ def _read_spec(path: Path, overrides: Mapping[str, object], *, out: Path | None)
         order=document.order,
         default_name=path.stem,
         default_dir=path.resolve().parent,
+        faults=document.faults,
     )
     spec = parsed.spec
     if out is not None:

@@ -7,7 +7,7 @@ are never repeated in a message.
 
 import difflib
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TypeAlias
 
 from batchflux.core.errors import JobSpecError, Problem
@@ -16,6 +16,7 @@ __all__ = [
     "BadValue",
     "Findings",
     "KeyPath",
+    "KeyedProblem",
     "describe",
     "did_you_mean",
     "dotted",
@@ -25,6 +26,7 @@ __all__ = [
 ]
 
 KeyPath: TypeAlias = "tuple[str | int, ...]"
+KeyedProblem: TypeAlias = "tuple[KeyPath, Problem]"
 
 # More lines than this hide the first ones, which are the ones to mend.
 _MOST_PROBLEMS = 50
@@ -44,9 +46,14 @@ class BadValue(ValueError):
 
 
 class Findings:
-    """The problems and warnings of one spec, with the paths of the keys that they speak of."""
+    """The problems and warnings of one spec, with the paths of the keys that they speak of.
 
-    def __init__(self) -> None:
+    `faults` are problems that the text itself had. What else is said of those values, or of lists that
+    hold them, may only follow from them, and is left out.
+    """
+
+    def __init__(self, faults: Sequence[KeyedProblem] = ()) -> None:
+        self._faults = tuple(faults)
         self._problems: list[tuple[KeyPath, str, str]] = []
         self._warnings: list[tuple[KeyPath, str]] = []
 
@@ -64,18 +71,28 @@ class Findings:
 
     def has_errors(self, *under: str) -> bool:
         """Return whether any problem was noted (beneath the given path, where one is given)."""
-        return any(path[: len(under)] == under for path, _, _ in self._problems)
+        paths = [*(path for path, _, _ in self._problems), *(path for path, _ in self._faults)]
+        return any(path[: len(under)] == under for path in paths)
 
     def raise_errors(self, *, where: Callable[[KeyPath], str], order: Callable[[KeyPath], tuple[int, ...]]) -> None:
         """Raise JobSpecError with every problem in the order of the file; do nothing where there is none."""
-        found = sorted(self._problems, key=lambda problem: order(problem[0]))
+        own = [
+            (path, Problem(where=where(path), what=what, instead=then))
+            for path, what, then in self._problems
+            if not self._follows(path)
+        ]
+        found = sorted([*self._faults, *own], key=lambda each: order(each[0]))
         if not found:
             return
-        problems = [Problem(where=where(path), what=what, instead=then) for path, what, then in found[:_MOST_PROBLEMS]]
+        problems = [problem for _, problem in found[:_MOST_PROBLEMS]]
         if len(found) > _MOST_PROBLEMS:
             rest = len(found) - _MOST_PROBLEMS
             problems.append(Problem(where=where(()), what=f"{rest} more problems", instead="mend these first"))
         raise JobSpecError(problems)
+
+    def _follows(self, path: KeyPath) -> bool:
+        """Return whether a problem may be no more than what a fault in the text of this value, or in a list, led to."""
+        return any(path == fault or (path == fault[:-1] and isinstance(fault[-1], int)) for fault, _ in self._faults)
 
     def warnings(
         self, *, where: Callable[[KeyPath], str], order: Callable[[KeyPath], tuple[int, ...]]

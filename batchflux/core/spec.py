@@ -4,7 +4,7 @@
 exclusions, defaults that hang on others. Pure: where a key stands in which file is a question asked of the caller.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from batchflux.core import leaves, units
 from batchflux.core.catalog import KnownModel, known_model
-from batchflux.core.findings import BadValue, Findings, KeyPath, file_order
+from batchflux.core.findings import BadValue, Findings, KeyedProblem, KeyPath, file_order
 from batchflux.core.model import Axis, JsonValue, Params
 from batchflux.core.specaxes import AxisRules, axis_as_written, build_axes
 from batchflux.core.specchecks import check_columns, check_exclude, check_params
@@ -91,15 +91,17 @@ def parse_job(
     default_name: str,
     default_dir: Path,
     order: Callable[[KeyPath], tuple[int, ...]] | None = None,
+    faults: Sequence[KeyedProblem] = (),
 ) -> ParsedJob:
     """Return the job that a merged mapping says; raises JobSpecError with every problem, in the order of the file.
 
     `where` tells the place of a key as it is printed, `order` its rank among the keys (default: as `data` has them).
     `default_name` is the job's name where it says none, `default_dir` the folder beneath which `runs/<name>` lies.
-    Paths stay as they are: whoever read the files has made them absolute.
+    Paths stay as they are: whoever read the files has made them absolute. `faults` are problems that their texts had,
+    to be told with those found here.
     """
     order = order if order is not None else file_order(data)
-    findings = Findings()
+    findings = Findings(faults)
     spec = _understand(data, findings=findings, default_name=default_name, default_dir=default_dir)
     findings.raise_errors(where=where, order=order)
     return ParsedJob(spec=spec, warnings=findings.warnings(where=where, order=order))

@@ -14,9 +14,9 @@ from typing import Any
 
 from batchflux.core import leaves
 from batchflux.core.errors import JobSpecError, Problem
-from batchflux.core.findings import BadValue, KeyPath, describe
+from batchflux.core.findings import BadValue, KeyedProblem, KeyPath, describe
 from batchflux.core.model import JsonValue
-from batchflux.io.yamltext import DEEPEST, Node, Position, dump_job, place, read_yaml
+from batchflux.io.yamltext import DEEPEST, Node, Position, dump_job, place, read_yaml, review_yaml
 
 __all__ = ["Document", "dump_job", "parse_set_options", "read_job_file"]
 
@@ -34,13 +34,16 @@ _RUN_DIRS = "reuse"  # one at the top, of a path or a list of them
 class Document:
     """A job file as it was read: one mapping without `extends`, and the place of each key in it.
 
-    `path` is absolute; `files` are all that were read, the job file first, as they are printed.
+    `path` is absolute; `files` are all that were read, the job file first, as they are printed. `faults` are what is
+    wrong with the texts of single values, which then stand in `data` as they are written: to be told with all that
+    the spec has wrong besides, and never to be passed over.
     """
 
     path: Path
     data: dict[str, Any]
     positions: Mapping[KeyPath, Position]
     files: tuple[str, ...]
+    faults: tuple[KeyedProblem, ...]
 
     @property
     def values_from_set(self) -> frozenset[KeyPath]:
@@ -70,7 +73,7 @@ def read_job_file(
     cwd: Path | None = None,
     most_bytes: int = MOST_BYTES,
 ) -> Document:
-    """Return the job that a file says, with what it extends and with `overrides`; raises JobSpecError.
+    """Return the job that a file says, with what it extends and with `overrides`; raises JobSpecError where it can't.
 
     `overrides` maps dotted keys to typed values (`parse_set_options` makes them from text); None takes a key away,
     mappings are merged. Paths in them, and `path` itself, are relative to `cwd` (default: the working directory).
@@ -83,11 +86,11 @@ def read_job_file(
     extends = options.value.pop("extends", None) if isinstance(options.value, dict) else None
     whole = _merge(reader.load(file, extends=extends), _with_absolute_paths(options, folder=str(folder)))
     if reader.problems:
-        raise JobSpecError(reader.problems)
+        raise JobSpecError([*(problem for _, problem in reader.faults), *reader.problems])
     positions: dict[KeyPath, Position] = {}
     data = _flatten(whole, path=(), positions=positions)
     positions[()] = Position(file=reader.files[0], line=1, column=1)
-    return Document(path=file, data=data, positions=positions, files=tuple(reader.files))
+    return Document(path=file, data=data, positions=positions, files=tuple(reader.files), faults=tuple(reader.faults))
 
 
 def parse_set_options(options: Iterable[str]) -> dict[str, JsonValue]:
@@ -116,10 +119,14 @@ def parse_set_options(options: Iterable[str]) -> dict[str, JsonValue]:
 
 
 class _Reader:
-    """Reads files, each once, and gathers their problems; a file with a problem counts as empty."""
+    """Reads files, each once, and gathers their problems; one that can't be read counts as empty.
+
+    `problems` are those after which nothing can be said of the job, `faults` those of single values.
+    """
 
     def __init__(self, cwd: Path, *, most_bytes: int) -> None:
         self.problems: list[Problem] = []
+        self.faults: list[KeyedProblem] = []
         self.files: list[str] = []
         self._cwd, self._most_bytes = cwd, most_bytes
         self._merged: dict[str, Node] = {}
@@ -210,7 +217,8 @@ class _Reader:
         if len(raw) > self._most_bytes:
             what = f"is larger than {self._most_bytes >> 10} KiB"
             raise JobSpecError([Problem(where=shown, what=what, instead="put long lists into the prompt table")])
-        node = read_yaml(_decoded(raw, shown=shown), at=start)
+        node, faults = review_yaml(_decoded(raw, shown=shown), at=start)
+        self.faults.extend(faults)
         if node is None or node.value is None:
             instead = "a job needs at least prompts: {path: ...}"
             raise JobSpecError([Problem(where=shown, what="the file says nothing", instead=instead)])

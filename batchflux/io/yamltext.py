@@ -13,15 +13,16 @@ from typing import NoReturn, TypeAlias
 import yaml
 
 from batchflux.core.errors import JobSpecError, Problem
-from batchflux.core.findings import BadValue, KeyPath, dotted, shortened
+from batchflux.core.findings import BadValue, KeyedProblem, KeyPath, dotted, shortened
 from batchflux.core.model import JsonValue
 from batchflux.core.parameters import exact_number
 
-__all__ = ["DEEPEST", "PARSER", "Node", "Position", "dump_job", "place", "read_yaml", "resolve"]
+__all__ = ["DEEPEST", "PARSER", "Node", "Position", "dump_job", "place", "read_yaml", "resolve", "review_yaml"]
 
 DEEPEST = 20  # levels of nesting; a spec needs five
 _MOST_NODES = 50_000  # values with aliases expanded: an axis of so many is better a column of the table
 _MOST_PROBLEMS = 50
+_MERGE_KEY = "<<"  # no key of a spec is called so, in quotes or without
 
 _SEXAGESIMAL = re.compile(r"[-+]?[0-9][0-9_]*(?::[0-9]+)+(?:\.[0-9_]*)?")
 _BASED = re.compile(r"[-+]?0[xXoObB][0-9a-fA-F_]+")
@@ -113,16 +114,25 @@ def read_yaml(text: str, *, at: Position, base_60_is_text: bool = False, path: K
     """
     composer = _Composer(text, at=at, path=path, base_60_is_text=base_60_is_text)
     node = composer.document()
-    if composer.problems:
-        raise JobSpecError(composer.problems)
+    if composer.faults:
+        raise JobSpecError([problem for _, problem in composer.faults])
     return node
+
+
+def review_yaml(text: str, *, at: Position) -> tuple[Node | None, tuple[KeyedProblem, ...]]:
+    """Return what `read_yaml` does, beside the problems of single values, so that they can be told with all others.
+
+    A refused value stands there as the text that is written. Raises JobSpecError where the reading can't go on.
+    """
+    composer = _Composer(text, at=at, path=(), base_60_is_text=False)
+    return composer.document(), tuple(composer.faults)
 
 
 class _Composer:
     """Builds nodes from the parser's events; what is wrong with one value is noted, what ends the reading is raised."""
 
     def __init__(self, text: str, *, at: Position, path: KeyPath, base_60_is_text: bool) -> None:
-        self.problems: list[Problem] = []
+        self.faults: list[KeyedProblem] = []
         self._text, self._at, self._path, self._base_60_is_text = text, at, path, base_60_is_text
         self._anchors: dict[str, Node | None] = {}
         self._events = self._parse()
@@ -177,12 +187,15 @@ class _Composer:
 
     def _stop(self, position: Position, path: KeyPath, what: str, instead: str) -> NoReturn:
         self._note(position, path, what, instead)
-        raise JobSpecError(self.problems)
+        self._raise()
+
+    def _raise(self) -> NoReturn:
+        raise JobSpecError([problem for _, problem in self.faults])
 
     def _note(self, position: Position, path: KeyPath, what: str, instead: str) -> None:
-        self.problems.append(Problem(where=place(position, path), what=what, instead=instead))
-        if len(self.problems) > _MOST_PROBLEMS:
-            raise JobSpecError(self.problems)
+        self.faults.append((path, Problem(where=place(position, path), what=what, instead=instead)))
+        if len(self.faults) > _MOST_PROBLEMS:
+            self._raise()
 
     def _node(self, event: yaml.Event, *, path: KeyPath, depth: int) -> Node:
         position = self._position(event)
@@ -232,7 +245,7 @@ class _Composer:
             value = resolve(event.value, base_60_is_text=self._base_60_is_text)
         except BadValue as fault:
             self._note(position, path, fault.what, fault.instead)
-            value = None
+            value = event.value
         return Node(value=value, position=position, is_empty=event.value == "")
 
     def _sequence(self, position: Position, *, path: KeyPath, depth: int) -> Node:
@@ -253,7 +266,8 @@ class _Composer:
             if key in entries:
                 line = entries[key].position.line
                 self._note(at, (*path, key), f"the key is there twice, first on line {line}", "keep one of them")
-            entries[key] = replace(node, position=at)
+            if key != _MERGE_KEY:
+                entries[key] = replace(node, position=at)
             size, height = self._bounded(size + node.size, position, path), max(height, node.height)
         return Node(value=entries, position=position, size=size + 1, height=height + 1)
 
@@ -265,7 +279,7 @@ class _Composer:
             self._note(position, path, "tags (!...) are not read", "take the tag away")
         if event.anchor is not None:
             self._note(position, path, "a key can't be an anchor", "write &name before the value")
-        if event.implicit[0] and event.value == "<<":
+        if event.value == _MERGE_KEY:
             self._note(position, path, "merge keys (<<) are not read", "write the keys out, or use extends")
         return event.value
 

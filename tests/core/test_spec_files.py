@@ -30,6 +30,7 @@ def _said(file: Path) -> list[str]:
             order=document.order,
             default_name=file.stem,
             default_dir=file.parent,
+            faults=document.faults,
         )
     except JobSpecError as error:
         return [f"# expect: {line}" for line in str(error).split("\n")]

@@ -307,7 +307,7 @@ def test_every_file_of_a_chain_says_what_is_wrong(tmp_path: Path) -> None:
         two="extends: base.yaml\n",
         base="run: {budget: 1_0}\n",
     )
-    assert [line.split(" ")[0] for line in _refusal(path)] == ["job.yaml:2:7:"]
+    assert [line.split(" ")[0] for line in _refusal(path)] == ["job.yaml:2:7:", "job.yaml:1:1:"]
     path.write_text("extends: [one.yaml, two.yaml, gone.yaml]\n", encoding="utf-8")
     assert _refusal(path) == [
         "one.yaml:2:8: model: 010 with a zero in front is another number to YAML 1.1; write 10, or quote it: '010'",
