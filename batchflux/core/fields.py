@@ -85,8 +85,9 @@ def retry_after_s(text: str | None, *, date: str | None) -> float | None:
     """
     if text is None or len(text) > 64:
         return None
-    if text.strip().isdecimal():
-        return float(min(int(text), MAX_RETRY_AFTER_S))
+    plain = text.strip()  # of more than `int` takes for space
+    if plain.isdecimal():
+        return float(min(int(plain), MAX_RETRY_AFTER_S))
     try:
         wait_s = (parsedate_to_datetime(text) - parsedate_to_datetime(date or "")).total_seconds()
     except (ValueError, TypeError, OverflowError):

@@ -111,6 +111,7 @@ def test_amounts() -> None:
         ("Sun, 22 Nov 2026 09:00:00 GMT", 0.0),
         ("Sun, 22 Nov 2027 10:00:00 GMT", 300.0),
         ("Thu, 01 Jan 99999999999 00:00:00 GMT", None),
+        ("0\x1f", 0.0),  # a space to str.strip and not to int
     ],
 )
 def test_retry_after(text: str | None, wait_s: float | None) -> None:
