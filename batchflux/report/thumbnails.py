@@ -19,6 +19,8 @@ __all__ = ["make_thumbnails", "thumbnail_name"]
 
 _SIDE = 320
 _QUALITY = 72
+# A megapixel is halved by plain means before it is scaled well: 3 ms less of 6, and no difference that is seen.
+_GAP = 1.5
 
 # The service's images have about a megapixel; what is far larger isn't its own, and costs seconds to decode.
 _MOST_PIXELS = 50_000_000
@@ -87,9 +89,9 @@ def _make(image: Path, path: Path) -> bool:
         with Image.open(image) as picture:
             if picture.width * picture.height > _MOST_PIXELS:
                 return False
-            picture.draft("RGB", (2 * _SIDE, 2 * _SIDE))  # JPEG decodes to an eighth at an eighth of the cost
+            picture.draft("RGB", (int(_GAP * _SIDE),) * 2)  # a JPEG is decoded to half its sides for half the time
             small = picture.convert("RGBA" if picture.has_transparency_data else "RGB")
-            small.thumbnail((_SIDE, _SIDE), Image.Resampling.BICUBIC, reducing_gap=2.0)
+            small.thumbnail((_SIDE, _SIDE), Image.Resampling.BICUBIC, reducing_gap=_GAP)
     except (UnidentifiedImageError, OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError):
         return False
     encoded = BytesIO()
