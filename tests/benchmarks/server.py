@@ -36,8 +36,9 @@ _PREDICTION = {
     "error": "",
     "timings": {"inference": 0},
 }
+_ELSEWHERE = "https://outputs.example/ID.png"
 _DONE = {
-    "outputs": ["https://outputs.example/ID.png"],
+    "outputs": [_ELSEWHERE],
     "has_nsfw_contents": [False],
     "status": "completed",
     "timings": {"inference": 1},
@@ -55,11 +56,12 @@ _NGINX = """
 daemon off; master_process off; pid {folder}/nginx.pid; error_log {folder}/error.log warn;
 events {{ worker_connections 4096; }}
 http {{
-  access_log off; default_type application/json; keepalive_requests 100000000; keepalive_timeout 75s;
+  access_log off; sendfile on; default_type application/json; keepalive_requests 100000000; keepalive_timeout 75s;
   client_body_temp_path {folder}/body; proxy_temp_path {folder}/proxy; fastcgi_temp_path {folder}/fastcgi;
   uwsgi_temp_path {folder}/uwsgi; scgi_temp_path {folder}/scgi;
   server {{
     listen 127.0.0.1:{port} backlog=1024{tls};
+    location /images/ {{ root {folder}; try_files /image =404; }}
     location ~ /predictions/(?<id>[A-Za-z0-9_-]+)/result$ {{ return 200 '{completed}'; }}
     location / {{
       if ($request_method = POST) {{ return 200 '{submitted}'; }}
@@ -71,11 +73,14 @@ http {{
 
 
 class ZeroLatency:
-    """A running server. `tls` serves https with a certificate made for it, which `ca_file` then names."""
+    """A running server. `tls` serves https with a certificate made for it, which `ca_file` then names.
 
-    def __init__(self, *, tls: bool = False) -> None:
+    With an `image` its predictions' outputs lie there too, all with these bytes; that needs nginx.
+    """
+
+    def __init__(self, *, tls: bool = False, image: bytes | None = None) -> None:
         self.name = "nginx" if shutil.which("nginx") else "asyncio"
-        self._tls = tls
+        self._tls, self._image = tls, image
         self._stack = ExitStack()
         self.ca_file: Path | None = None
 
@@ -107,13 +112,18 @@ class ZeroLatency:
         tls_words = f" ssl; ssl_certificate {file}; ssl_certificate_key {file}; ssl_session_cache shared:S:10m"
         fill = {"ID": "$request_id", "MOMENT": "$time_iso8601"}
         conf = folder / "nginx.conf"
+        completed = _COMPLETED
+        if self._image is not None:
+            folder.chmod(0o755)  # its worker may be another user
+            (folder / "image").write_bytes(self._image)
+            completed = completed.replace(_ELSEWHERE, f"http://127.0.0.1:{port}/images/ID.png")
         conf.write_text(
             _NGINX.format(
                 folder=folder,
                 port=port,
                 tls=tls_words if self._tls else "",
                 submitted=_filled(_SUBMITTED, fill),
-                completed=_filled(_COMPLETED, fill | {"ID": "$id"}),
+                completed=_filled(completed, fill | {"ID": "$id"}),
             )
         )
         return ["nginx", "-c", str(conf), "-p", str(folder)]
