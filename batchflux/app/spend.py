@@ -4,7 +4,6 @@ import asyncio
 import random
 import time
 from collections.abc import Awaitable, Callable
-from itertools import chain, islice
 
 import numpy as np
 
@@ -15,7 +14,7 @@ from batchflux.app.publish import publish_results
 from batchflux.app.resume import Known
 from batchflux.app.rundir import is_rehearsal
 from batchflux.app.stopping import Bell, Signals
-from batchflux.app.work import backlog, harmed_cells, known_ids, lost_submissions, run_clock, work_left
+from batchflux.app.work import backlog, downloads_of, harmed_cells, known_ids, lost_submissions, run_clock, work_left
 from batchflux.core.errors import RunInterrupted
 from batchflux.core.limits import AUTO_MOST, Breaker, Health, Pace, Window
 from batchflux.core.model import CellStatus
@@ -81,8 +80,6 @@ async def spend(
         if options.download_only:
             harmed = await asyncio.to_thread(harmed_cells, job, known)
         if spec.output.download or options.download_only:
-            waiting = backlog(job, known, harmed=harmed)
-            first = await asyncio.to_thread(list, islice(waiting, 1))
             pool = DownloadPool(
                 downloads=downloader,
                 transport=client,
@@ -92,7 +89,8 @@ async def spend(
                 base_url=session.base_url,
                 wall_ms=wall_ms,
                 dice=dice,
-                backlog=chain(first, waiting),
+                look_up=lambda cells: asyncio.to_thread(downloads_of, job, np.asarray(cells)),
+                backlog=await asyncio.to_thread(backlog, job, known, harmed=harmed),
                 embeds=spec.output.embed_metadata,
             )
         engine = Engine(

@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
+from itertools import chain, islice
 from typing import Final
 
 import numpy as np
@@ -31,7 +32,16 @@ from batchflux.engine.ports import Download, Work
 from batchflux.io.facts import stream_facts
 from batchflux.io.filecheck import FileCheck, check_files
 
-__all__ = ["backlog", "harmed_cells", "known_ids", "lost_submissions", "run_clock", "work_left", "work_of"]
+__all__ = [
+    "backlog",
+    "downloads_of",
+    "harmed_cells",
+    "known_ids",
+    "lost_submissions",
+    "run_clock",
+    "work_left",
+    "work_of",
+]
 
 # The history reaches back a week (documentation), so no older id can be listed.
 _WEEK_MS = 7 * 24 * 3600 * 1000
@@ -123,17 +133,26 @@ def harmed_cells(job: Job, known: Known) -> Flags:
 
 
 def backlog(job: Job, known: Known, *, harmed: Flags) -> Iterator[Download]:
-    """Yield the images that an earlier run left: of completed cells without files, and of those that are `harmed`.
-
-    Those after the next few ten thousand are looked up in a thread meanwhile; waiting for the first blocks.
-    """
-    identity = RunIdentity.read(job.run_dir)
+    """Return the images that an earlier run left: of completed cells without files, and of those that are `harmed`."""
     is_completed = known.statuses == STATUS_CODES[CellStatus.COMPLETED]
-    wanted = is_completed & (harmed | ~known.states.is_saved())
-    if identity is None or not wanted.any():
+    return downloads_of(job, np.flatnonzero(is_completed & (harmed | ~known.states.is_saved())))
+
+
+def downloads_of(job: Job, cells: Ints) -> Iterator[Download]:
+    """Return the images of completed cells, by their grid indexes: of what is durable of them, beside a live run too.
+
+    The first ones are looked up before this returns, those after the next few ten thousand in a thread meanwhile.
+    """
+    found = _found(job, cells)
+    return chain(list(islice(found, 1)), found)
+
+
+def _found(job: Job, cells: Ints) -> Iterator[Download]:
+    identity = RunIdentity.read(job.run_dir)
+    if identity is None or not len(cells):
         return
     look_up = partial(gather, job.grid, job.run_dir, identity, columns=_BACKLOG_COLUMNS)
-    masks = _by_some(wanted)
+    masks = _by_some(cells, of=job.grid.n_indexes)
     with ThreadPoolExecutor(max_workers=1, thread_name_prefix="batchflux-backlog") as reader:
         coming: Future[tuple[pa.Table, Ints]] | None = reader.submit(look_up, wanted=next(masks))
         while coming is not None:
@@ -160,10 +179,9 @@ def _downloads(job: Job, facts: pa.Table, indexes: Ints) -> Iterator[Download]:
             )
 
 
-def _by_some(wanted: Flags) -> Iterator[Flags]:
-    """Yield the wanted cells some at a time, each time as a mask over all."""
-    places = np.flatnonzero(wanted)
-    for first in range(0, len(places), _BACKLOG_CELLS):
-        mask = np.zeros_like(wanted)
-        mask[places[first : first + _BACKLOG_CELLS]] = True
+def _by_some(cells: Ints, *, of: int) -> Iterator[Flags]:
+    """Yield cells some at a time, each time as a mask over all."""
+    for first in range(0, len(cells), _BACKLOG_CELLS):
+        mask = np.zeros(of, dtype=np.bool_)
+        mask[cells[first : first + _BACKLOG_CELLS]] = True
         yield mask

@@ -1,12 +1,14 @@
 """Fetches images beside the submissions and never holds them back: a queue, a few fetchers, bounded tries.
 
 A download that fails is tried five times within a minute, a dead URL once more from a fresh query of the prediction;
-then it is left to the next run, and the cell stays completed.
+then it is left to the next run, and the cell stays completed. Where images come faster than they can be fetched, only
+so many are queued: of the others the cell's number is kept, and the checkpoint is asked for them when there is time.
 """
 
 import asyncio
+from array import array
 from collections import deque
-from collections.abc import Callable, Coroutine, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -25,6 +27,7 @@ TRIES = 5
 _BACKOFF = Backoff(first_s=1.0, most_s=16.0, jitter=0.5)
 _WITHIN_S = 60.0  # no try begins later than this after the first: a host that hangs must not hold the run's end
 _FETCHERS = 12
+_MOST_QUEUED = 4096  # of a kilobyte and more each; the others take eight bytes
 # What says that the URL is dead and not the line: a fresh query gives a fresh URL, for as long as the service keeps it.
 _DEAD = frozenset({403, 404, 410})
 
@@ -33,6 +36,7 @@ _DEAD = frozenset({403, 404, 410})
 class DownloadPool:
     """The run's downloads. `backlog` are those that an earlier run left; they are fetched after what is new.
 
+    `look_up` gives the images of completed cells by their numbers, from what is durable of them.
     `embeds`: each image gets the words of its cell into its own metadata.
     """
 
@@ -44,11 +48,15 @@ class DownloadPool:
     base_url: str
     wall_ms: Callable[[], int]
     dice: Callable[[], float]
+    look_up: Callable[[Sequence[int]], Awaitable[Iterator[Download]]]
     backlog: Iterator[Download] = field(default_factory=lambda: iter(()))
     embeds: bool = False
 
     def __post_init__(self) -> None:
         self._queue: deque[Download] = deque()
+        self._later = array("q")
+        self._looked_up = 0
+        self._is_looking_up = False
         self._news = asyncio.Event()
         self._closed = False
 
@@ -58,8 +66,11 @@ class DownloadPool:
 
     def put(self, download: Download) -> None:
         """Queue a completed cell's images."""
-        self._queue.append(download)
-        self.progress.downloads_waiting = len(self._queue)
+        if len(self._queue) < _MOST_QUEUED:
+            self._queue.append(download)
+        else:
+            self._later.append(download.cell.index)
+        self._count()
         self._news.set()
 
     def close(self) -> None:
@@ -69,15 +80,37 @@ class DownloadPool:
 
     async def _fetch(self) -> None:
         while True:
-            item = self._queue.popleft() if self._queue else next(self.backlog, None)
-            if item is not None:
-                self.progress.downloads_waiting = len(self._queue)
+            if (item := self._next()) is not None:
                 await self._save_all(item)
-            elif self._closed:
+            elif self._later and not self._is_looking_up:
+                await self._look_up()
+            elif self._closed and not self._is_looking_up:
                 return
             else:
                 self._news.clear()
                 await self._news.wait()
+
+    def _next(self) -> Download | None:
+        if self._queue:
+            item: Download | None = self._queue.popleft()
+        else:
+            item = next(self.backlog, None)
+            self._looked_up = max(0, self._looked_up - 1) if item is not None else 0
+        self._count()
+        return item
+
+    async def _look_up(self) -> None:
+        """Make those that found the queue full the backlog, which has come to its end."""
+        cells, self._later = self._later, array("q")
+        self._looked_up, self._is_looking_up = len(cells), True
+        try:
+            self.backlog = await self.look_up(cells)
+        finally:
+            self._is_looking_up = False
+            self._news.set()  # for those who wait beside, and for the end
+
+    def _count(self) -> None:
+        self.progress.downloads_waiting = len(self._queue) + len(self._later) + self._looked_up
 
     async def _save_all(self, item: Download) -> None:
         """Fetch a cell's images and state what became of them."""

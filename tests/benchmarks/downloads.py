@@ -13,7 +13,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from io import BytesIO
@@ -170,6 +170,13 @@ async def _fetch(origin: str, folder: Path, *, images: int) -> _Speed:
     from tests.core.lives import a_cell
     from tests.engine.fakes import MemorySink, Notes, Service
 
+    def download(n: int) -> Download:
+        url = f"{origin}/{n}.png"
+        return Download(cell=a_cell(n), labels={"seed": n}, attempt=1, prediction_id=f"p{n}", urls=(url,))
+
+    async def look_up(cells: Sequence[int]) -> Iterator[Download]:
+        return map(download, cells)
+
     async with Downloader(folder, allow_loopback=True) as downloader:
         sink = MemorySink()
         pool = DownloadPool(
@@ -181,10 +188,10 @@ async def _fetch(origin: str, folder: Path, *, images: int) -> _Speed:
             base_url=origin,
             wall_ms=lambda: 0,
             dice=lambda: 0.5,
+            look_up=look_up,
         )
         for n in range(images):
-            url = f"{origin}/{n}.png"
-            pool.put(Download(cell=a_cell(n), labels={"seed": n}, attempt=1, prediction_id=f"p{n}", urls=(url,)))
+            pool.put(download(n))
         pool.close()
         clock = _Clock()
         async with asyncio.TaskGroup() as group:

@@ -7,7 +7,7 @@ import asyncio
 import itertools
 import json
 from collections import Counter
-from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Self
@@ -193,6 +193,7 @@ class Scene:
     sink: MemorySink = field(default_factory=MemorySink)
     images: Images | None = None
     backlog: Iterable[Download] = ()
+    looked_up: list[list[int]] = field(default_factory=list)
     window: Window = field(default_factory=Window.learned)
     rate_per_s: float | None = None
     budget_micro_usd: int | None = None
@@ -251,6 +252,7 @@ class Scene:
                 base_url=self.base_url,
                 wall_ms=lambda: START_MS + round((loop.time() - began_s) * 1000),
                 dice=lambda: 0.5,
+                look_up=self.look_up,
                 backlog=iter(self.backlog),
             )
 
@@ -286,6 +288,25 @@ class Scene:
                     beside.cancel()
             self.took_s = loop.time() - began_s
         return self
+
+    async def look_up(self, cells: Sequence[int]) -> Iterator[Download]:
+        """What the checkpoint says of completed cells, after a second."""
+        self.looked_up.append(list(cells))
+        await asyncio.sleep(1)
+        return self._durable(cells)
+
+    def _durable(self, cells: Sequence[int]) -> Iterator[Download]:
+        outcomes = {fact.cell_id: fact for fact in self.sink.of(FactKind.OUTCOME)}
+        for index in cells:
+            cell = a_cell(index, images=self.images_each)
+            fact = outcomes[cell.cell_id]
+            yield Download(
+                cell=cell,
+                labels={"seed": index},
+                attempt=fact.attempt,
+                prediction_id=fact.prediction_id or "",
+                urls=fact.outputs,
+            )
 
     async def known_ids(self, since_ms: int) -> dict[str, int | None]:
         """Every prediction id that the facts hold."""

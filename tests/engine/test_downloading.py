@@ -1,9 +1,12 @@
 """Images beside the submissions: tried five times within a minute, refreshed where dead, then left to the next run."""
 
+import asyncio
+
 import pytest
 
 from batchflux.core.model import FactKind, Fault
 from batchflux.core.protocol import HttpAnswer
+from batchflux.engine import downloading
 from batchflux.engine.ports import Download
 from tests.core.answers import answer, completed_data
 from tests.core.lives import a_cell
@@ -164,3 +167,42 @@ def test_what_is_odd_about_an_image_is_stated_with_its_files() -> None:
     assert (stated.warnings, stated.error_kind) == (("image 1 is of one colour",), None)
     assert stated.fetched_sha256 == ("1" * 64,)
     assert scene.statuses == {"completed": 1}
+
+
+def test_images_that_come_too_fast_wait_as_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The queue has its bound; what found it full is looked up later, in one go each time, and saved all the same."""
+    monkeypatch.setattr(downloading, "_MOST_QUEUED", 5)
+    waiting: list[int] = []
+
+    async def watch(scene: Scene) -> None:
+        while True:
+            await asyncio.sleep(0.25)
+            waiting.append(scene.progress.downloads_waiting)
+
+    images = Images(seconds=20.0)
+    scene = play(Scene(cells=100, images=images, during=watch))
+    saved = scene.sink.of(FactKind.FILES)
+    assert sorted(fact.cell_id for fact in saved) == sorted(fact.cell_id for fact in scene.sink.of(FactKind.OUTCOME))
+    late = [index for cells in scene.looked_up for index in cells]
+    assert len(late) == len(set(late)) == 100 - 5 - downloading._FETCHERS
+    assert len(scene.looked_up) == 1
+    assert max(waiting) == 100 - downloading._FETCHERS
+    assert scene.progress.downloads_waiting == 0
+
+
+def test_all_fetchers_go_on_with_what_was_looked_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those that find nothing to do while one of them looks up don't leave, though nothing more is submitted."""
+    monkeypatch.setattr(downloading, "_MOST_QUEUED", 1)
+    images = Images(seconds=60.0)
+    scene = play(Scene(cells=37, images=images))
+    assert scene.took_s < 4 * 60 + 30  # 37 on twelve fetchers, beside the cells' own time
+
+
+def test_images_are_looked_up_after_the_backlog(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What an earlier run left has waited longest, and nothing of it is dropped for what comes after."""
+    monkeypatch.setattr(downloading, "_MOST_QUEUED", 1)
+    images = Images(seconds=5.0)
+    backlog = [old_download(100 + number, f"old-{number}") for number in range(50)]
+    scene = play(Scene(cells=60, images=images, backlog=backlog))
+    assert len(scene.sink.of(FactKind.FILES)) == 110
+    assert {f"old-{number}" for number in range(50)} <= set(images.tries)
