@@ -1,7 +1,8 @@
 """Fetches images beside the submissions and never holds them back: a queue, a few fetchers, bounded tries.
 
 A download that fails is tried five times within a minute, a dead URL once more from a fresh query of the prediction;
-then it is left to the next run, and the cell stays completed. Where images come faster than they can be fetched, only
+then it is left to the next run, and the cell stays completed; so is what waits when nothing else is left to do and no
+image's host has answered for three minutes. Where images come faster than they can be fetched, only
 so many are queued: of the others the cell's number is kept, and the checkpoint is asked for them when there is time.
 """
 
@@ -28,6 +29,8 @@ _BACKOFF = Backoff(first_s=1.0, most_s=16.0, jitter=0.5)
 _WITHIN_S = 60.0  # no try begins later than this after the first: a host that hangs must not hold the run's end
 _FETCHERS = 12
 _MOST_QUEUED = 4096  # of a kilobyte and more each; the others take eight bytes
+# Longer than a download may take: a host that is merely slow has answered by then.
+_GONE_AFTER_S = 180.0
 # What says that the URL is dead and not the line: a fresh query gives a fresh URL, for as long as the service keeps it.
 _DEAD = frozenset({403, 404, 410})
 
@@ -57,6 +60,8 @@ class DownloadPool:
         self._later = array("q")
         self._looked_up = 0
         self._is_looking_up = False
+        self._silent_since_s: float | None = None
+        self._is_left = False
         self._news = asyncio.Event()
         self._closed = False
 
@@ -79,7 +84,7 @@ class DownloadPool:
         self._news.set()
 
     async def _fetch(self) -> None:
-        while True:
+        while not self._leaves_the_rest():
             if (item := self._next()) is not None:
                 await self._save_all(item)
             elif self._later and not self._is_looking_up:
@@ -98,6 +103,22 @@ class DownloadPool:
             self._looked_up = max(0, self._looked_up - 1) if item is not None else 0
         self._count()
         return item
+
+    def _leaves_the_rest(self) -> bool:
+        """Return whether images hold up nothing but the run's end and nobody answers: the next run may find them."""
+        if not self._closed or self._silent_since_s is None:
+            return False
+        is_gone = asyncio.get_running_loop().time() - self._silent_since_s > _GONE_AFTER_S
+        if is_gone and not self._is_left:
+            self._is_left = True
+            self.observer.note("images_left", waiting=self.progress.downloads_waiting)
+        return is_gone
+
+    def _heard(self, found: SavedFile | Fault) -> None:
+        if not isinstance(found, Fault) or found.kind != "network":
+            self._silent_since_s = None
+        elif self._silent_since_s is None:
+            self._silent_since_s = asyncio.get_running_loop().time()
 
     async def _look_up(self) -> None:
         """Make those that found the queue full the backlog, which has come to its end."""
@@ -151,6 +172,7 @@ class DownloadPool:
         until_s = loop.time() + _WITHIN_S
         for tries in range(1, TRIES + 1):
             found = await self.downloads.save(urls[number], name, words)
+            self._heard(found)
             if isinstance(found, SavedFile):
                 return found
             fault = found

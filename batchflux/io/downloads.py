@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
-from typing import Self, TypeVar
+from typing import Literal, Self, TypeVar
 
 import aiohttp
 from aiohttp.abc import AbstractResolver, ResolveResult
@@ -142,8 +142,8 @@ class Downloader:
         """Fetch one image and publish it under `name(extension)`, relative to the run directory.
 
         `words` are written into the image's own metadata; its hash and size are then those of the file as it lies.
-        Returns why it could not be had as a Fault of kind `download`, whose `code` is the HTTP status where that was
-        the reason. Raises StorageError where the disk refuses.
+        Returns why it could not be had as a Fault: of kind `network` where nobody answered or not in time, else of kind
+        `download`; its `code` is the HTTP status where that was the reason. Raises StorageError where the disk refuses.
         """
         temporary = self._run_dir / _temporary_name(name("part"))
         arriving = _Arriving(temporary)
@@ -181,7 +181,7 @@ class Downloader:
             except _DiskError as error:
                 raise error.cause from error
             except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
-                return _fault(_words(error))
+                return _fault(_words(error), kind="network" if _is_silence(error) else "download")
         return _fault("too many redirects")
 
     async def _stream(self, response: aiohttp.ClientResponse, arriving: "_Arriving") -> Fault | None:
@@ -322,5 +322,12 @@ def _temporary_name(path: str) -> str:
     return f"{folder}/.tmp-{secrets.token_hex(4)}-{name}"  # the prefix that a start sweeps
 
 
-def _fault(message: str, *, code: int | None = None) -> Fault:
-    return Fault(kind="download", message=clip(message), code=code)
+def _is_silence(error: Exception) -> bool:
+    """Return whether there was no answer, or not in time; what was refused or broken off is something else."""
+    if isinstance(error, aiohttp.ClientConnectorError) and isinstance(error.os_error, _Refused):
+        return False
+    return isinstance(error, TimeoutError | aiohttp.ClientConnectionError)
+
+
+def _fault(message: str, *, code: int | None = None, kind: Literal["download", "network"] = "download") -> Fault:
+    return Fault(kind=kind, message=clip(message), code=code)

@@ -14,6 +14,7 @@ from tests.engine import virtual
 from tests.engine.fakes import Images, Scene, Service
 
 BROKEN = Fault(kind="download", message="the image is damaged")
+SILENT = Fault(kind="network", message="ServerTimeoutError")
 GONE = Fault(kind="download", message="HTTP 404", code=404)
 
 
@@ -206,3 +207,33 @@ def test_images_are_looked_up_after_the_backlog(monkeypatch: pytest.MonkeyPatch)
     scene = play(Scene(cells=60, images=images, backlog=backlog))
     assert len(scene.sink.of(FactKind.FILES)) == 110
     assert {f"old-{number}" for number in range(50)} <= set(images.tries)
+
+
+def test_a_host_that_is_gone_does_not_hold_the_runs_end() -> None:
+    """A thousand images that nobody gives would take an hour and a half; after three minutes the next run has them."""
+    images = Images(fate=lambda url, tries: SILENT, seconds=10.0)
+    backlog = [old_download(number, f"old-{number}") for number in range(1000)]
+    scene = play(Scene(cells=0, images=images, backlog=backlog))
+    assert 180 < scene.took_s < 300
+    assert len(scene.sink.of(FactKind.FILES)) < 100
+    assert [event for event, _ in scene.notes.notes].count("images_left") == 1
+    assert scene.stop is None
+
+
+def test_a_host_that_answers_is_not_gone() -> None:
+    """Whatever it says: a refusal, now and then an image among timeouts. Then every image has its five tries."""
+    fates = {0: None, 10: GONE}
+    images = Images(fate=lambda url, tries: fates.get(int(url) % 20, SILENT), seconds=10.0)
+    backlog = [old_download(number, str(number), prediction_id="") for number in range(200)]
+    scene = play(Scene(cells=0, images=images, backlog=backlog))
+    assert len(scene.sink.of(FactKind.FILES)) == 200
+
+
+def test_a_host_that_is_gone_is_asked_for_as_long_as_cells_are_submitted() -> None:
+    """It may come back, and nobody waits for it: images that came late in the run are saved."""
+    images = Images(fate=lambda url, tries: SILENT if asyncio.get_running_loop().time() < 900 else None, seconds=10.0)
+    backlog = [old_download(1000 + number, f"old-{number}") for number in range(20)]
+    scene = play(Scene(cells=40, images=images, backlog=backlog, rate_per_s=1 / 30))
+    saved = [fact for fact in scene.sink.of(FactKind.FILES) if fact.files]
+    assert scene.took_s > 1100
+    assert len(saved) >= 8

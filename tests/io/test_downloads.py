@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import pytest
 from aiohttp.abc import ResolveResult
 
@@ -54,9 +55,9 @@ def saved(run_dir: Path, act: Act, path: str = "/1.png") -> tuple[SavedFile | Fa
     return asyncio.run(scene())
 
 
-def expect_fault(found: SavedFile | Fault, run_dir: Path, words: str = "") -> Fault:
+def expect_fault(found: SavedFile | Fault, run_dir: Path, words: str = "", *, kind: str = "download") -> Fault:
     assert isinstance(found, Fault), found
-    assert found.kind == "download"
+    assert found.kind == kind
     assert words in found.message
     assert files_in(run_dir) == []
     return found
@@ -139,15 +140,36 @@ def test_a_second_download_replaces_the_first(tmp_path: Path) -> None:
         say(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n40\r\n" + PNG[:10]),
         say(respond(b"<!doctype html><title>Be right back</title>", "Content-Type: image/png")),
         say(respond(b"")),
-        say(b""),
         say(b"garbage\r\n\r\n"),
     ],
-    ids=["cut", "cut by a reset", "cut without a length", "cut chunk", "a page", "nothing", "closed", "garbage"],
+    ids=["cut", "cut by a reset", "cut without a length", "cut chunk", "a page", "nothing", "garbage"],
 )
 def test_broken_downloads_leave_nothing(act: Act, tmp_path: Path) -> None:
     """What isn't a whole image is a fault, and no file, whole or temporary, stays behind."""
     found, _ = saved(tmp_path, act)
     expect_fault(found, tmp_path)
+
+
+def test_a_host_that_does_not_answer_is_told_from_what_it_sends(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Closed without a word, silent after the head or before it, nobody at the port: of the network, nothing left."""
+    monkeypatch.setattr(downloads, "_TIMEOUT", aiohttp.ClientTimeout(total=5, sock_connect=5, sock_read=0.05))
+
+    async def silent(turn: Turn) -> None:
+        await turn.reader.read()
+
+    async def silent_after_the_head(turn: Turn) -> None:
+        turn.writer.write(respond(PNG[:60], length=len(PNG)))
+        await turn.reader.read()
+
+    for act in (say(b""), silent, silent_after_the_head):
+        found, _ = saved(tmp_path, act)
+        expect_fault(found, tmp_path, kind="network")
+    with socket.socket() as unheard:
+        unheard.bind(("127.0.0.1", 0))
+        refused = asyncio.run(fetch(tmp_path, f"http://127.0.0.1:{unheard.getsockname()[1]}/a.png"))
+    expect_fault(refused, tmp_path, kind="network")
 
 
 @pytest.mark.parametrize("status", ["404 Not Found", "403 Forbidden", "410 Gone", "500 Oops", "206 Partial", "204 No"])

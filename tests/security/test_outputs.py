@@ -155,7 +155,8 @@ def test_public_addresses_are_connected_to(address: str, tmp_path: Path, monkeyp
     """Hosts of IPv4 and IPv6, and those of IPv4 as a network without it sees them, are no private ones."""
     monkeypatch.setattr(downloads, "ThreadedResolver", lambda: FakeResolver([address]))
     monkeypatch.setattr(aiohappyeyeballs, "start_connection", connect_nowhere)
-    expect_fault(asyncio.run(fetch(tmp_path, "http://images.example:9/1.png")), tmp_path, "connected")
+    found = asyncio.run(fetch(tmp_path, "http://images.example:9/1.png"))
+    expect_fault(found, tmp_path, "connected", kind="network")
 
 
 @pytest.mark.security(15)
