@@ -63,7 +63,16 @@ def inspect_image(path: Path) -> ImageFacts:
                 return ImageFacts(extension, width, height, is_one_colour)
         except UnidentifiedImageError:
             raise ImageFault(_first_bytes(path)) from None
-        except (OSError, SyntaxError, ValueError, Warning, Image.DecompressionBombError, EOFError) as error:
+        # Pillow's words for damage; a lookup fails in it where a PNG has no pixels at all.
+        except (
+            OSError,
+            SyntaxError,
+            ValueError,
+            Warning,
+            Image.DecompressionBombError,
+            EOFError,
+            LookupError,
+        ) as error:
             if isinstance(error, ImageFault):
                 raise
             raise ImageFault(f"the image is damaged: {error}") from None

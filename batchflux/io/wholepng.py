@@ -83,7 +83,7 @@ def _pixel_pieces(pieces: Iterator[tuple[bytes, bytes]]) -> Iterator[bytes]:
             yield piece
         elif kind == b"IEND" and not piece:
             return
-        elif has_begun or kind == b"acTL":  # words behind the pixels, or several pictures
+        elif has_begun or kind in (b"IHDR", b"acTL"):  # words behind the pixels, two headers, several pictures
             raise _Unproven
     raise _Unproven
 

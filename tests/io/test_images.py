@@ -55,6 +55,7 @@ def test_the_kind_is_told_from_the_bytes(kind: str, extension: str, tmp_path: Pa
         (b"{}", "not an image"),
         (b"\x89PNG\r\n\x1a\n", "image"),
         (picture("PPM"), "of the kind PPM"),
+        (picture("PNG")[:33] + picture("PNG")[-12:], "damaged"),  # a header and an end, and no pixels between them
     ],
 )
 def test_what_is_no_image(data: bytes, words: str, tmp_path: Path) -> None:

@@ -253,6 +253,34 @@ def test_a_bomb_is_not_unpacked(monkeypatch: pytest.MonkeyPatch) -> None:
     assert 0 < unpacked <= 2 << 20
 
 
+CHUNKS = [
+    header(*SIZE, "RGB")[8:],
+    header(SIZE[0], SIZE[1] + 1, "RGB")[8:],
+    header(*SIZE, "RGBA")[8:],
+    chunk(b"IDAT", zlib.compress(ROWS)[:15]),
+    chunk(b"IDAT", zlib.compress(ROWS)[15:]),
+    chunk(b"IDAT", b""),
+    chunk(b"IEND", b""),
+    chunk(b"PLTE", bytes(range(9))),
+    chunk(b"tRNS", b"\0\1\0\2\0\3"),
+    chunk(b"tEXt", b"parameters\0a kite"),
+    chunk(b"acTL", struct.pack(">II", 2, 0)),
+]
+
+
+@given(st.lists(st.sampled_from(CHUNKS), max_size=3), st.integers(0, 4), st.booleans())
+@settings(max_examples=600, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_chunks_in_any_order(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, added: list[bytes], place: int, is_doubled: bool
+) -> None:
+    """Chunks that are sound and don't belong there: what is proven is what the decoder sees, its size too."""
+    chunks = [CHUNKS[0], CHUNKS[3], CHUNKS[4], CHUNKS[6]]
+    chunks[place:place] = added * (1 + is_doubled)
+    data = b"\x89PNG\r\n\x1a\n" + b"".join(chunks)
+    found = by_pixels(tmp_path, data, monkeypatch)
+    assert not proves(data) or (found is not None and found[1:] == (*SIZE, False))
+
+
 def jpeg(image: Image.Image, **options: object) -> bytes:
     data = io.BytesIO()
     image.save(data, "JPEG", **options)
