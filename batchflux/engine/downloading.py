@@ -1,9 +1,9 @@
 """Fetches images beside the submissions and never holds them back: a queue, a few fetchers, bounded tries.
 
 A download that fails is tried five times within a minute, a dead URL once more from a fresh query of the prediction;
-then it is left to the next run, and the cell stays completed; so is what waits when nothing else is left to do and no
-image's host has answered for three minutes. Where images come faster than they can be fetched, only
-so many are queued: of the others the cell's number is kept, and the checkpoint is asked for them when there is time.
+then it is left to the next run, and the cell stays completed. So is all that waits when nothing else is left to do and
+nobody has given an image for three minutes. Where images come faster than they can be fetched, only so many are
+queued: of the others the cell's number is kept, and the checkpoint is asked for them when there is time.
 """
 
 import asyncio
@@ -96,12 +96,9 @@ class DownloadPool:
                 await self._news.wait()
 
     def _next(self) -> Download | None:
-        if self._queue:
-            item: Download | None = self._queue.popleft()
-        else:
-            item = next(self.backlog, None)
-            self._looked_up = max(0, self._looked_up - 1) if item is not None else 0
-        self._count()
+        item = self._queue.popleft() if self._queue else next(self.backlog, None)
+        if item is not None:
+            self._count()
         return item
 
     def _leaves_the_rest(self) -> bool:
@@ -111,7 +108,7 @@ class DownloadPool:
         is_gone = asyncio.get_running_loop().time() - self._silent_since_s > _GONE_AFTER_S
         if is_gone and not self._is_left:
             self._is_left = True
-            self.observer.note("images_left", waiting=self.progress.downloads_waiting)
+            self.observer.note("images_left", silent_s=_GONE_AFTER_S)
         return is_gone
 
     def _heard(self, found: SavedFile | Fault) -> None:
@@ -125,10 +122,17 @@ class DownloadPool:
         cells, self._later = self._later, array("q")
         self._looked_up, self._is_looking_up = len(cells), True
         try:
-            self.backlog = await self.look_up(cells)
+            self.backlog = self._counted(await self.look_up(cells))
         finally:
             self._is_looking_up = False
             self._news.set()  # for those who wait beside, and for the end
+
+    def _counted(self, found: Iterator[Download]) -> Iterator[Download]:
+        for download in found:
+            self._looked_up -= 1
+            yield download
+        self._looked_up = 0
+        self._count()
 
     def _count(self) -> None:
         self.progress.downloads_waiting = len(self._queue) + len(self._later) + self._looked_up
