@@ -2,6 +2,7 @@
 
 import io
 import struct
+import tracemalloc
 import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -222,6 +223,35 @@ def test_what_is_unusual_or_unsound_is_left_to_the_decoder(data: bytes) -> None:
     """Right checksums around a stream that is none, rows too few or too many, what only a decoder can read."""
     assert proves(around(zlib.compress(ROWS)))
     assert not proves(data)
+
+
+def test_a_large_picture_is_never_in_memory_whole(tmp_path: Path) -> None:
+    """Twelve megabytes in one chunk that unpack to as many: a few pieces of a quarter of one are all that is held."""
+    path = tmp_path / "large.png"
+    noise = Image.effect_noise((2000, 2000), 90)
+    data = io.BytesIO()
+    Image.merge("RGB", [noise, noise.rotate(90), noise.rotate(180)]).save(data, "PNG", compress_level=0)
+    bodies = b"".join(body for kind, body in chunks_of(data.getvalue()) if kind == b"IDAT")
+    path.write_bytes(header(2000, 2000, "RGB") + chunk(b"IDAT", bodies) + chunk(b"IEND", b""))
+    del data, bodies
+    tracemalloc.start()
+    try:
+        with path.open("rb") as file:
+            assert is_varied_png(file, alike=ALIKE)
+        _, most_bytes = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert most_bytes < 4 << 20
+
+
+def chunks_of(data: bytes) -> list[tuple[bytes, bytes]]:
+    """A PNG's chunks, by kind."""
+    found, place = [], 8
+    while place < len(data):
+        end = place + 8 + int.from_bytes(data[place : place + 4], "big")
+        found.append((data[place + 4 : place + 8], data[place + 8 : end]))
+        place = end + 4
+    return found
 
 
 @pytest.mark.security(15)
