@@ -299,16 +299,30 @@ def verify(run_dir: Path, account: bool, allow_hosts: tuple[str, ...], as_json: 
 
 @_cli.command(short_help="Write a run's page: its grid, gallery and statistics.")
 @click.argument("run_dir", type=click.Path(path_type=Path, exists=True))
+@click.option("--live", is_flag=True, help="Serve the page on this machine and let it follow the run, until Ctrl-C.")
+@click.option("--port", type=click.IntRange(0, 65535), default=0, help="Where --live listens; default: a free port.")
 @_json
-def report(run_dir: Path, as_json: bool) -> None:
+def report(run_dir: Path, live: bool, port: int, as_json: bool) -> None:
     """Write report.html into RUN_DIR (or its job file's): a gallery of the grid, with timings, statistics and failures.
 
-    Never disturbs a run at work. With --json, print the statistics and write nothing.
+    Never disturbs a run at work. With --live, serve it instead, at an address for this machine alone, with how the
+    run stands: also after a crash. With --json, print the statistics and write nothing.
     """
     from batchflux.app.job import locate_run_dir
     from batchflux.app.reporting import report_json, write_report
 
+    if live and as_json:
+        raise click.UsageError("--live serves a page and --json prints figures: take one of them")
+    if port and not live:
+        raise click.UsageError("--port goes with --live")
     place = locate_run_dir(run_dir)
+    if live:
+        import asyncio
+
+        from batchflux.app.live import follow_run
+
+        asyncio.run(follow_run(place, port=port, on_ready=lambda address: tell(f"{address}  (Ctrl-C ends it)")))
+        return
     if as_json:
         tell_json(report_json(place))
         return

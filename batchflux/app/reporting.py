@@ -23,7 +23,7 @@ from batchflux.report.cells import Cells
 from batchflux.report.pagefiles import Source, read_cells, write_page
 from batchflux.report.sweep import build_sweep
 
-__all__ = ["MOST_CELLS_BY_ITSELF", "Report", "report_at_end", "report_json", "write_report"]
+__all__ = ["MOST_CELLS_BY_ITSELF", "Report", "page_source", "report_at_end", "report_json", "write_report"]
 
 # What `run` writes by itself must not keep anybody waiting: beyond this the page is made when it is asked for.
 MOST_CELLS_BY_ITSELF = 10_000
@@ -46,14 +46,14 @@ def write_report(
 ) -> Report:
     """Write a run's page, all of it or only those thumbnails that take so long. Raises UsageError, StorageError."""
     job = load_job(run_dir)
-    path = write_page(run_dir, _source(job, run_dir), thumbnails_s=thumbnails_s, on_thumbnails=on_thumbnails)
+    path = write_page(run_dir, page_source(job, run_dir), thumbnails_s=thumbnails_s, on_thumbnails=on_thumbnails)
     return Report(path=path, cells=job.grid.n_cells)
 
 
 def report_json(run_dir: Path) -> str:
     """Return the sweep's figures as one JSON object. Raises UsageError."""
     job = load_job(run_dir)
-    cells = read_cells(_source(job, run_dir))
+    cells = read_cells(page_source(job, run_dir))
     sweep = build_sweep(cells)
     slowest = [_named(job, index) | _times(cells, index) for index in sweep.slowest]
     failed = [_named(job, index) for index in sweep.failed_cells]
@@ -76,7 +76,8 @@ def report_at_end(job: Job, on_notice: Callable[[str], None] | None) -> Path | N
         return None
 
 
-def _source(job: Job, run_dir: Path) -> Source:
+def page_source(job: Job, run_dir: Path) -> Source:
+    """Return what a run's page is made of, as it is known now; it can be gone through once."""
     identity = RunIdentity.read(run_dir)
     return Source(
         name=job.name,

@@ -44,6 +44,7 @@ class Tally:
         self.expires_at_ms = _NEVER
         self.warnings: dict[str, int] = {}
         self._now_ms = now_ms
+        self._late: list[Ints] = []
         self.first_since_ms = _NEVER
         self.errors: dict[str, int] = {}
         self.inference_ms = _Counted()
@@ -64,12 +65,23 @@ class Tally:
         self.completed_since += int(is_late.sum())
         if is_late.any():
             self.first_since_ms = min(self.first_since_ms, int(times[is_late].min()))
+            self._late.append(times[is_late])
         is_pending = numbered(cells["status"], [str(CellStatus.PENDING)], other=-1) >= 0
         self._add_errors(cells["error_kind"], ~is_pending)
         self.inference_ms.add(cells["inference_ms"], is_completed)
         self.latency_ms.add(cells["latency_ms"], is_completed)
         self._add_expiry(cells, np.where(is_completed, np.maximum(images - files, 0), 0))
         self._add_warnings(cells["warnings"])
+
+    def finished_in_spans(self, *, span_ms: int) -> list[int]:
+        """Return how many cells ended in each whole span back from now, the oldest first, since the first of them."""
+        spans = (self._now_ms - max(self._since_ms, self.first_since_ms)) // span_ms
+        if spans <= 0:
+            return []
+        ages = (self._now_ms - np.concatenate(self._late)) // span_ms
+        ages = ages[(ages >= 0) & (ages < spans)]
+        counts: list[int] = np.bincount(ages, minlength=spans)[::-1].tolist()
+        return counts
 
     def _add_expiry(self, cells: pa.Table, missing: Ints) -> None:
         begun = as_ints(pc.coalesce(cells["created_at"], cells["submitted_at"]), null=_NEVER - RETENTION_MS)

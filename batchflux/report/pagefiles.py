@@ -27,13 +27,13 @@ from batchflux.report.page import build_page
 from batchflux.report.sweep import build_sweep
 from batchflux.report.thumbnails import make_thumbnails, thumbnail_name
 
-__all__ = ["REPORT", "REPORT_DIR", "Source", "read_cells", "write_page"]
+__all__ = ["REPORT", "REPORT_DIR", "THUMBNAILS", "Source", "read_cells", "write_data", "write_page"]
 
 REPORT = "report.html"
 REPORT_DIR = "report"
 
 _DATA_PREFIX = "data-"
-_THUMBNAILS = "thumbnails"
+THUMBNAILS = "thumbnails"
 _ROWS_A_TEXT = 1000
 
 # Nobody writes at one page for so long: what is older and not the page's own was left by a crash.
@@ -78,23 +78,44 @@ def write_page(
     Thumbnails that would take longer than `thumbnails_s` are left for the next time.
     """
     root = run_dir / REPORT_DIR
+    name = write_data(root, run_dir, source, thumbnails_s=thumbnails_s, on_thumbnails=on_thumbnails)
+    try:
+        before = _folder_of(run_dir / REPORT)
+        page = build_page(title=source.name, folder=f"{REPORT_DIR}/{name}", thumbnails=f"{REPORT_DIR}/{THUMBNAILS}")
+        replace_bytes(run_dir / REPORT, page.encode())
+    except BaseException:
+        remove_folder(root / name)
+        raise
+    _tidy(root, keep=name, before=before)
+    return run_dir / REPORT
+
+
+def write_data(
+    root: Path,
+    run_dir: Path,
+    source: Source,
+    *,
+    thumbnails_s: float | None = None,
+    on_thumbnails: Callable[[int], None] | None = None,
+) -> str:
+    """Write a page's data into a new folder of `root`, thumbnails to the run's own; returns the folder's name.
+
+    Whole or not at all. Raises StorageError.
+    """
     folder = root / f"{_DATA_PREFIX}{secrets.token_hex(4)}"
     make_dir(folder)
     try:
-        cells, images = _write_chunks(folder, source)
-        missing = _thumbnails(run_dir, images, thumbnails_s=thumbnails_s, on_done=on_thumbnails)
+        cells, images = _write_chunks(folder, source, run_dir=run_dir)
+        small = run_dir / REPORT_DIR / THUMBNAILS
+        missing = make_thumbnails(images, small, within_s=thumbnails_s, on_done=on_thumbnails)
         if missing:
             cells.thumb[np.isin(cells.thumb, np.array(list(missing), dtype=np.uint64))] = 0
-        _write(folder, "index", _index(source, cells, aspect=_aspect(root / _THUMBNAILS, cells)))
+        _write(folder, "index", _index(source, cells, aspect=_aspect(small, cells)))
         _write(folder, "sweep", _sweep(cells))
-        before = _folder_of(run_dir / REPORT)
-        page = build_page(title=source.name, folder=f"{REPORT_DIR}/{folder.name}", thumbnails=_thumbnail_folder())
-        replace_bytes(run_dir / REPORT, page.encode())
     except BaseException:
         remove_folder(folder)
         raise
-    _tidy(root, keep=folder.name, before=before)
-    return run_dir / REPORT
+    return folder.name
 
 
 def _folder_of(page: Path) -> str | None:
@@ -115,20 +136,6 @@ def _tidy(root: Path, *, keep: str, before: str | None) -> None:
             with suppress(OSError):
                 if name == before or time.time() - path.stat().st_mtime > _ABANDONED_S:
                     remove_folder(path)
-
-
-def _thumbnail_folder() -> str:
-    return f"{REPORT_DIR}/{_THUMBNAILS}"
-
-
-def _thumbnails(
-    run_dir: Path,
-    images: Iterable[tuple[int, Path]],
-    *,
-    thumbnails_s: float | None,
-    on_done: Callable[[int], None] | None,
-) -> set[int]:
-    return make_thumbnails(images, run_dir / REPORT_DIR / _THUMBNAILS, within_s=thumbnails_s, on_done=on_done)
 
 
 def _aspect(folder: Path, cells: Cells) -> float:
@@ -222,14 +229,13 @@ def _sweep(cells: Cells) -> dict[str, Any]:
 # ---------------------------------------------------------------------------------------------------- chunks
 
 
-def _write_chunks(folder: Path, source: Source) -> tuple[Cells, list[tuple[int, Path]]]:
+def _write_chunks(folder: Path, source: Source, *, run_dir: Path) -> tuple[Cells, list[tuple[int, Path]]]:
     """Write what the page loads as it is looked at; returns the arrays, and (key, path) of each cell's first image."""
     indexes = indexes_of(source.grid)
     cells = Cells.empty(source.grid)
     keys = np.zeros((source.grid.n_indexes, 16), dtype=np.uint8)
     texts = _Texts(folder, source.grid)
     images: list[tuple[int, Path]] = []
-    run_dir = folder.parent.parent
     for chunk in chunks_of(source.grid, indexes, iter(source.tables)):
         cells.add(chunk.indexes, chunk.table)
         ids = "".join(chunk.table["cell_id"].to_pylist())

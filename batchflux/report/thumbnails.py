@@ -15,7 +15,7 @@ from pathlib import Path
 
 from batchflux.io.storage import make_dir, replace_bytes
 
-__all__ = ["make_thumbnails", "thumbnail_name"]
+__all__ = ["make_thumbnail", "make_thumbnails", "thumbnail_name"]
 
 _SIDE = 320
 _QUALITY = 72
@@ -71,6 +71,12 @@ def make_thumbnails(
     missing |= {key for future in hand if (key := future.result()) is not None}
     missing |= {key for key, _ in lacking}
     return missing
+
+
+def make_thumbnail(key: int, image: Path, folder: Path) -> bool:
+    """Make one thumbnail where it isn't there yet; False where it can't be made. Raises StorageError."""
+    path = folder / thumbnail_name(key)
+    return path.exists() or _make(image, path)
 
 
 def _lacking(wanted: Iterable[tuple[int, Path]], there: set[int]) -> Iterator[tuple[int, Path]]:

@@ -1,6 +1,6 @@
 // The run's data. A page from the disk can't fetch, so each file is a script that hands one value to `batchfluxTake`.
 
-const FOLDER = document.documentElement.dataset.folder;
+let FOLDER = document.documentElement.dataset.folder;
 const THUMBNAILS = document.documentElement.dataset.thumbnails;
 
 const waiting = new Map();
@@ -55,6 +55,15 @@ const openRun = async () => {
     axis.stride = stride;
   }
   loaded.delete("index");
+};
+
+// Turn to newer data of the same run; nothing of the older ones is kept.
+const turnTo = async (folder) => {
+  FOLDER = folder;
+  loaded.clear();
+  texts.length = 0;
+  keys = null;
+  await openRun();
 };
 
 const rowOf = (index) => Math.floor(index / run.combinations);

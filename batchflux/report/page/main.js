@@ -82,6 +82,16 @@ const start = async () => {
   });
   onMarks(showPicks);
   startLightbox(views);
+  // The same views of newer data, where they are.
+  const refresh = async (folder) => {
+    await turnTo(folder);
+    await textsOf(Math.min(run.rows - 1, Number(state.row) || 0));
+    await openMarks();
+    showSummary();
+    showPicks();
+    drawn.clear();
+    await showView();
+  };
   await textsOf(Math.min(run.rows - 1, Number(state.row) || 0));
   await showView();
   document.documentElement.dataset.ready = "true";
@@ -90,6 +100,7 @@ const start = async () => {
   for (const tile of document.querySelectorAll(".tile")) showMark(tile, Number(tile.dataset.index));
   if (viewNow() === "gallery" && state.mark) views.gallery.draw();
   if (state.cell) followLightbox(views);
+  if (document.documentElement.dataset.live === "true") startNow(refresh);
 };
 
 start();
