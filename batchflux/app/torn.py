@@ -70,7 +70,6 @@ async def look_up(
         dice=random.SystemRandom().random,
     )
     found = await reconciler.find_strangers(
-        models=job.grid.recipe.models,
         since_ms=min(starts),
         until_ms=until_ms,
         clock_offsets_ms=known.clock_offsets()(until_ms),

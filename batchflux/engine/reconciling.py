@@ -51,9 +51,8 @@ class Found(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Span:
-    """What is looked for: submissions of these models."""
+    """When what is looked for was sent."""
 
-    models: frozenset[str]
     sent: tuple[_Sent, ...]
 
     @property
@@ -141,7 +140,6 @@ class Reconciler:
             return told, _answers(told)
 
         span = _Span(
-            models=frozenset(each.model for each in batch),
             sent=tuple(_Sent(each.sent_at_ms, each.seen_at_ms, each.clock_offsets_ms) for each in batch),
         )
         return await self._settle(span, quiet_before, tell)
@@ -149,7 +147,6 @@ class Reconciler:
     async def find_strangers(
         self,
         *,
-        models: Collection[str],
         since_ms: int,
         until_ms: int,
         clock_offsets_ms: tuple[int, int] | None,
@@ -172,7 +169,7 @@ class Reconciler:
             return Found(tuple(strange), ours), {item.prediction.id for item in strange}
 
         sent = _Sent(max(since_ms, self.wall_ms() - _REACH_MS), until_ms, clock_offsets_ms)
-        span = _Span(models=frozenset(models), sent=(sent,))
+        span = _Span(sent=(sent,))
         return await self._settle(span, _at_once, tell)
 
     async def _settle(
@@ -189,7 +186,7 @@ class Reconciler:
         fault = Fault(kind="unknown_outcome", message="the history was not asked")
         before: _Listing | None = None
         for tries in range(1, _TRIES + 1):
-            listing = await self._list(span.models, after_ms=after_ms, before_ms=before_ms)
+            listing = await self._list(after_ms=after_ms, before_ms=before_ms)
             if isinstance(listing, Fault):
                 fault, before = listing, None
                 self.observer.note("history", error_kind=fault.kind, error=fault.message)
@@ -239,12 +236,14 @@ class Reconciler:
         # Settled means that nothing of theirs is made from now on; without this end new predictions keep coming in.
         return first, last if offset is None else min(last, self.wall_ms() + shift + self.clock_error_ms)
 
-    async def _list(self, models: frozenset[str], *, after_ms: int, before_ms: int) -> _Listing | Fault:
-        """Return all pages of the history in a span, each prediction once, or why one of them couldn't be had."""
-        model = next(iter(models)) if len(models) == 1 else None
+    async def _list(self, *, after_ms: int, before_ms: int) -> _Listing | Fault:
+        """Return all pages of the history in a span, each prediction once, or why one of them couldn't be had.
+
+        Of all models: what the run was given of others than the lost ones' shows too whether the listing is whole.
+        """
         found: dict[str, HistoryItem] = {}
         for page in range(1, _MAX_PAGES + 1):
-            request = build_history(self.base_url, page=page, after_ms=after_ms, before_ms=before_ms, model=model)
+            request = build_history(self.base_url, page=page, after_ms=after_ms, before_ms=before_ms, model=None)
             answer = decipher_history(await self.transport.send(request))
             if isinstance(answer, Fault):
                 return answer

@@ -151,3 +151,14 @@ def test_an_id_of_an_earlier_session_is_no_answer(tmp_path: Path) -> None:
     assert (result.exit_status, result.standing.completed) == (0, 2)
     assert batchflux.read_manifest(result.run_dir)["prediction_id"].nunique() == 2
     assert '"event": "mixed_up"' in (result.run_dir / "run.log").read_text()
+
+
+@pytest.mark.usefixtures("key")
+def test_a_lost_answer_of_one_of_two_models(tmp_path: Path) -> None:
+    """The listing that shows a lost submission must hold the predictions of the run's other model too."""
+    rule = FaultRule(on="submit", do="close", when="after", at=frozenset({9}))
+    with SandboxThread(config(rule)) as sandbox:
+        models = ["wavespeed-ai/flux-kontext-max/text-to-image", "wavespeed-ai/flux-kontext-pro/text-to-image"]
+        result = run(tmp_path, sandbox, cells=6, grid__model=models, run__price=0.08)
+        assert created(sandbox) == {1: 12}
+    assert (result.exit_status, result.standing.completed, result.standing.unknown) == (0, 12, 0)
