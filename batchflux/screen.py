@@ -81,7 +81,9 @@ def asker(*, yes: bool) -> Callable[[Any], bool]:
                 "add --yes, or a bound with --budget USD"
             )
         cells, images = question.plan.to_pay, question.plan.images
-        say(f"{question.plan.name}: {cells:,} cells, {images:,} images are left to pay")
+        again = question.plan.replicates
+        twice = f", {again:,} of the cells a second time" if again else ""
+        say(f"{question.plan.name}: {cells:,} cells, {images:,} images are left to pay{twice}")
         most = usd(question.cost_micro_usd)
         wanted = f"Buy {affordable:,} cells?" if affordable is not None else f"Spend up to {most}?"
         # asyncio turns the first Ctrl-C into a cancelled task, which nobody would notice while the question waits.
@@ -102,13 +104,14 @@ def show_plan(plan: Any, preflight: Any) -> None:
         say(f"warning: {warning}")
     if plan.kept or plan.retired:
         say(f"{plan.kept:,} cells kept, {plan.new:,} new, {plan.retired:,} retired; {plan.done:,} done already")
-    if plan.to_pay:
+    if plan.to_pay > plan.replicates:  # what is submitted twice alone has a plan of its own, which follows
         balance = preflight.balance_micro_usd
         of = f" of a balance of {usd(balance)}" if balance is not None else ""
         if is_rehearsal(Path(plan.run_dir)):
             of = " of play money"
         cost = usd(round((plan.cost_usd or 0) * 1_000_000))
-        say(f"{plan.name}: {plan.to_pay:,} cells to pay, {plan.images:,} images, {cost}{of}")
+        again = f" ({plan.replicates:,} of them a second time)" if plan.replicates else ""
+        say(f"{plan.name}: {plan.to_pay:,} cells to pay{again}, {plan.images:,} images, {cost}{of}")
 
 
 def observer(name: str) -> Callable[[Any], Any]:

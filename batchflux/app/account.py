@@ -16,7 +16,9 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 
+from batchflux.app.family import relatives_of
 from batchflux.app.findings import Findings
 from batchflux.app.job import Job, shown_path
 from batchflux.app.keys import key_for
@@ -36,6 +38,7 @@ from batchflux.core.errors import UsageError
 from batchflux.core.model import Fault
 from batchflux.engine.listing import Listing, list_charges, list_history
 from batchflux.io.client import ApiKey, Client
+from batchflux.io.facts import read_facts
 from batchflux.sandbox import SandboxProcess
 
 __all__ = ["AccountStanding", "check_account"]
@@ -115,6 +118,7 @@ def check_account(
     billing = _table(charges, "billing", findings)
     if history is None and billing is None:
         return None
+    history, billing = _without_relatives(job.run_dir, history, billing)
     found = compare(ours, history, billing, spans=spans, now_ms=now_ms)
     _tell(found, findings, unknown_cells=unknown_cells, command=f"batchflux run {shown_path(job.run_dir)}")
     return AccountStanding(
@@ -124,6 +128,16 @@ def check_account(
         refunded_usd=None if found.refunded_micro_usd is None else found.refunded_micro_usd / 1e6,
         orphans=found.orphans,
     )
+
+
+def _without_relatives(run_dir: Path, *listed: pa.Table | None) -> list[pa.Table | None]:
+    """Return listings without what belongs to runs that draw cells of this one anew or submit them twice."""
+    ids = [read_facts(place, columns=["prediction_id"], tolerate=True).facts for place in relatives_of(run_dir)]
+    theirs = pa.chunked_array([chunk for facts in ids for chunk in facts["prediction_id"].chunks], pa.string())
+    return [
+        None if table is None else table.filter(pc.invert(pc.is_in(table["prediction_id"], value_set=theirs)))
+        for table in listed
+    ]
 
 
 # ------------------------------------------------------------------------------------------------------ asking

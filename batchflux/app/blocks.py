@@ -4,7 +4,7 @@ Facts lie in the order in which they came; a block's cells stand together in the
 set down in a file of its own meanwhile. Nothing of cells that have left the job is here.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -37,6 +37,17 @@ class Block(NamedTuple):
     piece: GridSlice
     facts: pa.Table
     cells: Ints
+
+    def warned(self, lines: Mapping[int, str]) -> "Block":
+        """Return the same with a line more in the `warnings` of some rows of the facts."""
+        if not lines:
+            return self
+        said: list[list[str] | None] = self.facts["warnings"].to_pylist()
+        for row, line in lines.items():
+            said[row] = [*(said[row] or ()), line]
+        place = self.facts.column_names.index("warnings")
+        warnings = pa.array(said, pa.list_(pa.string()))
+        return self._replace(facts=self.facts.set_column(place, self.facts.schema.field(place), warnings))
 
 
 def read_blocks(grid: Grid, run_dir: Path, identity: RunIdentity | None, *, columns: Sequence[str]) -> Iterator[Block]:

@@ -9,6 +9,7 @@ import numpy as np
 
 from batchflux.app.job import Job, shown_path
 from batchflux.app.reading import read_known
+from batchflux.app.replicate import to_replicate
 from batchflux.app.resume import Known
 from batchflux.app.reuse import Reuse, find_reuse
 from batchflux.app.rundir import RunIdentity
@@ -36,7 +37,8 @@ class Plan:
     `kept` cells are known to the run directory, `new` ones aren't, `retired` ones were run and have left the job;
     `done` are final. `cost_usd` is None where nothing tells a model's price; `prices_usd` are of an image, by model,
     the dearest where parameters change it, and `cheapest_usd` the least then. `reused` cells are taken over from
-    earlier runs, of the new ones, and `saved_usd` is what they would have cost.
+    earlier runs, of the new ones, and `saved_usd` is what they would have cost. `replicates` cells are submitted a
+    second time; `to_pay`, `images` and `cost_usd` count those too, of which `replicates_usd` is the price.
     """
 
     name: str
@@ -62,6 +64,8 @@ class Plan:
     limit: str | None = None
     reused: int = 0
     saved_usd: float | None = 0.0
+    replicates: int = 0
+    replicates_usd: float | None = 0.0
 
     def as_json(self) -> str:
         """Return the plan as one JSON object."""
@@ -79,6 +83,9 @@ class Plan:
         ]
         if self.reused:
             pairs.insert(3, ("taken over", f"{self.reused:,} from earlier runs, which saves {_money(self.saved_usd)}"))
+        if self.replicates:
+            again = f"{self.replicates:,} of these cells are a second submission: {_money(self.replicates_usd)}"
+            pairs.append(("submitted twice", again))
         if self.repeated_cells:
             pairs.append(
                 ("repeated", f"{self.repeated_cells:,} cells repeat another's request: {_money(self.repeated_usd)}")
@@ -157,10 +164,12 @@ def make_plan(
         known = reuse.over(known)
         saved = sum(int(prices.of_many(np.flatnonzero(source.cells), job.shapes).sum()) for source in reuse.sources)
     to_pay, images, cost = price_of_cells(job, known, prices)
+    again = to_replicate(job, known, prices)
+    to_pay, images, cost = to_pay + again.cells, images + again.images, cost + again.cost_micro_usd
     limits = read_limits(job.run_dir)
     repeated = grid.repeated()
     costs_known = all(model in prices.an_image for model in spec.models)
-    again = int(prices.of_many(repeated, job.shapes).sum())
+    repeated_micro_usd = int(prices.of_many(repeated, job.shapes).sum())
     hours = {level: images / rate / 60 for level, rate in LEVELS.items()}
     measured = known.pace.completed_per_min
     if measured:
@@ -185,12 +194,14 @@ def make_plan(
         hours=hours,
         disk_bytes=images * (known.pace.image_bytes or _GUESSED_IMAGE_BYTES) if spec.output.download else 0,
         repeated_cells=len(repeated),
-        repeated_usd=again / 1e6 if costs_known else None,
+        repeated_usd=repeated_micro_usd / 1e6 if costs_known else None,
         first_requests=_first_requests(job, known),
         warnings=[*job.warnings, *_warnings(job, hours)],
         limit=limits.binds if limits is not None else None,
         reused=reuse.n_cells if reuse is not None else 0,
         saved_usd=saved / 1e6 if costs_known else None,
+        replicates=again.cells,
+        replicates_usd=again.cost_micro_usd / 1e6 if costs_known else None,
     )
 
 

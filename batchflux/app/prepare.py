@@ -10,10 +10,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from batchflux.app.family import main_of, spent_beside, spent_within
 from batchflux.app.job import Job
 from batchflux.app.plan import Plan, make_plan
 from batchflux.app.preflight import Preflight, ask_service, prices_of
-from batchflux.app.redo import spent_beside
 from batchflux.app.resume import Known
 from batchflux.app.reuse import Reuse
 from batchflux.core.budget import Budget
@@ -125,13 +125,16 @@ async def prepare(
         most = min([cost, *_bounds(job, options, prices, spent_micro_usd=spent + elsewhere)])
         balance = preflight.balance_micro_usd
         too_little = balance is not None and balance < most
-        if ask is not None and (too_little or spent + most > _agreed(job.run_dir)):
+        # A run is agreed to together with what it submits a second time.
+        home = main_of(job.run_dir) or job.run_dir
+        in_all = spent + spent_within(job.run_dir) + most
+        if ask is not None and (too_little or in_all > _agreed(home)):
             affordable = balance * plan.to_pay // cost if too_little and balance is not None else None
             question = Question(plan=plan, cost_micro_usd=most, balance_micro_usd=balance, affordable_cells=affordable)
             if not ask(question):
                 raise UsageError("nothing was submitted")
         # What was bounded was agreed to in these bounds alone.
-        _agree(job.run_dir, spent + most)
+        _agree(home, in_all)
     _check_disk(job)
     budget = Budget(
         life_limit_micro_usd=job.spec.run.budget_micro_usd,

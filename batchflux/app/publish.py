@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 
 from batchflux.app.blocks import Block, read_blocks
 from batchflux.app.job import JOB_FILE, PROMPTS_FILE, Job
+from batchflux.app.pairs import PAIRS, with_pairs
 from batchflux.app.reading import gather_retired
 from batchflux.app.resume import Known
 from batchflux.app.rundir import RunIdentity
@@ -55,7 +56,7 @@ def manifest_source(job: Job, identity: RunIdentity | None, *, base_url: str, st
         part=job.rows.part,
         carried=_Window(job.carried()),
         carried_schema=job.table.schema,
-        blocks=with_sameness(job.grid, read, columns=STATE_FACTS),
+        blocks=with_pairs(job.grid, job.run_dir, with_sameness(job.grid, read, columns=STATE_FACTS)),
         base_url=base_url,
         stamp=stamp,
     )
@@ -71,9 +72,9 @@ def is_manifest_current(run_dir: Path) -> bool:
 
 
 def stamp_of_facts(run_dir: Path) -> str:
-    """Return a digest of all that a manifest is made of: spec, table, and the parts and journals by size."""
+    """Return a digest of all that a manifest is made of: spec, table, pairs, and parts and journals by size."""
     digest = hashlib.sha256()
-    for name in (JOB_FILE, PROMPTS_FILE):
+    for name in (JOB_FILE, PROMPTS_FILE, PAIRS):
         path = run_dir / name
         if path.exists():
             with path.open("rb") as file:

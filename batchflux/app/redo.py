@@ -5,32 +5,29 @@ buys nothing twice, its first result stays, and what there is for runs holds for
 """
 
 import json
-from collections.abc import Collection, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
-from batchflux.app.job import JOB_FILE, PROMPTS_FILE, Job, load_job, shown_path
+from batchflux.app.family import REDO_PAPER, read_redo_paper, spent_of, spent_within
+from batchflux.app.job import JOB_FILE, Job, load_job, shown_path
 from batchflux.app.reading import read_known
+from batchflux.app.rowjob import build_row_job, read_rows_of
 from batchflux.app.rundir import RunIdentity
 from batchflux.core.cellstates import CellIndex
 from batchflux.core.errors import UsageError
 from batchflux.core.identity import redo_seed
 from batchflux.core.model import Cell, CellStatus
 from batchflux.core.progress import STATUS_CODES
-from batchflux.core.spec import resolved_mapping
-from batchflux.io.jobfile import dump_job
 from batchflux.io.manifest import MANIFEST, iter_tables
-from batchflux.io.storage import list_names, make_dir, publish_bytes
+from batchflux.io.storage import make_dir, publish_bytes
 
-__all__ = ["build_redo", "flagged_cells", "spent_beside"]
+__all__ = ["build_redo", "flagged_cells"]
 
-_PAPER: Final = "redo.json"
 _OWN: Final = ("redo_id", "redo_of", "redo_round")  # the table's columns that are no part of the request
 _NAMED: Final = 3
 
@@ -46,22 +43,20 @@ def build_redo(job: Job, run_dir: Path, picked: Collection[str], *, folder: Path
     """
     cells = _find(run_dir, picked)
     model = _model_of(cells)
-    paper = _read_paper(run_dir)
+    paper = read_redo_paper(run_dir)
     place = run_dir if paper is not None else _beside(run_dir, model, job)
-    table = place / PROMPTS_FILE
-    rows = pq.ParquetFile(table).read().to_pylist() if table.exists() else []
+    rows = read_rows_of(place)
     rounds = {row["redo_of"]: row["redo_round"] for row in rows}
     for cell in cells:
         if cell.cell_id not in rounds:
             # Of a cell that was itself drawn anew, its own row says how often.
             before = rows[cell.row]["redo_round"] if paper is not None else 0
             rows.append(_row(cell, round_number=before + 1))
-    _write_table(folder / "redo.parquet", rows)
-    path = folder / "job.yaml"
-    path.write_text(dump_job(_spec(job, model, folder / "redo.parquet", rows)), encoding="utf-8")
+    name = job.name if job.name.endswith("-redo") else f"{job.name}-redo"
+    redo = build_row_job(job, model, rows, own=_OWN, id_column="redo_id", name=name, place=place, folder=folder)
     if paper is None:
         _write_paper(place, run_dir)
-    return load_job(path, out=place).also_watching(table)
+    return redo
 
 
 def _find(run_dir: Path, picked: Collection[str]) -> list[Cell]:
@@ -119,29 +114,6 @@ def _row(cell: Cell, *, round_number: int) -> dict[str, Any]:
     }
 
 
-def _write_table(path: Path, rows: list[dict[str, Any]]) -> None:
-    names = dict.fromkeys(name for row in rows for name in row)
-    try:
-        table = pa.table({name: pa.array([row.get(name) for row in rows]) for name in names})
-        pq.write_table(table, path)
-    except pa.ArrowException as error:
-        raise UsageError(f"the picked cells' parameters can't stand in one table: {error}") from error
-
-
-def _spec(job: Job, model: str, table: Path, rows: list[dict[str, Any]]) -> dict[str, Any]:
-    """Return the spec of the job that draws anew: run as the first one, all of each request in its row."""
-    spec = resolved_mapping(replace(job.spec, grid=(), exclude=(), params={}, reuse=(), model=model))
-    names = dict.fromkeys(name for row in rows for name in row if name not in _OWN)
-    how: Any = spec["run"]
-    return {
-        **spec,
-        "name": job.name if job.name.endswith("-redo") else f"{job.name}-redo",
-        "prompts": {"path": str(table), "columns": {"id": "redo_id", **{name: name for name in names}}},
-        # How often flagged cells are drawn anew is counted by the job that they are of.
-        "run": {**how, "on_nsfw": "drop" if job.spec.run.on_nsfw == "drop" else "keep"},
-    }
-
-
 # ------------------------------------------------------------------------------------------------------ flagged
 
 
@@ -163,71 +135,18 @@ def flagged_cells(run_dir: Path, *, round_number: int) -> list[list[str]]:
     return list(found.values())
 
 
-# ------------------------------------------------------------------------------------------------------ the money
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Paper:
-    """Whose cells a directory draws anew: the first run's id and name, and what that had cost by then."""
-
-    run_id: str
-    name: str
-    spent_micro_usd: int
-
-
-def _read_paper(run_dir: Path) -> _Paper | None:
-    path = run_dir / _PAPER
-    try:
-        said = json.loads(path.read_text(encoding="utf-8"))
-        return _Paper(run_id=str(said["run_id"]), name=str(said["name"]), spent_micro_usd=int(said["spent_micro_usd"]))
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError, KeyError, TypeError):
-        raise UsageError(f"{shown_path(path)}: can't be read; put back the one that was there") from None
-
-
 def _write_paper(place: Path, run_dir: Path) -> None:
     identity = RunIdentity.read(run_dir)
     assert identity is not None  # noqa: S101 - cells were found there
-    before = _read_paper(place)
+    before = read_redo_paper(place)
     if before is not None and before.run_id != identity.run_id:
         raise UsageError(f"{shown_path(place)}: draws another run's cells anew; move it away")
     if before is None and (RunIdentity.read(place) is not None or (place / JOB_FILE).exists()):
         raise UsageError(f"{shown_path(place)}: is another job's run directory, in the place of this run's redo")
-    said = {"run_id": identity.run_id, "name": run_dir.name, "spent_micro_usd": _spent(run_dir)}
+    said = {
+        "run_id": identity.run_id,
+        "name": run_dir.name,
+        "spent_micro_usd": spent_of(run_dir) + spent_within(run_dir),
+    }
     make_dir(place)
-    publish_bytes(place / _PAPER, (json.dumps(said, indent=1) + "\n").encode())
-
-
-def spent_beside(run_dir: Path) -> int:
-    """Return the micro-USD that a run's budget has borne elsewhere: what drew its cells anew, or the run they are of.
-
-    Reads the facts of those directories. Of a first run that isn't beside it any more, what it had cost is on record.
-    """
-    paper, identity = _read_paper(run_dir), RunIdentity.read(run_dir)
-    root = paper.run_id if paper is not None else identity.run_id if identity is not None else None
-    home = run_dir.parent
-    spent = 0
-    if paper is not None:
-        first = home / paper.name
-        found = RunIdentity.read(first) if first.is_dir() else None
-        is_first = found is not None and found.run_id == paper.run_id
-        spent = max(paper.spent_micro_usd, _spent(first) if is_first else 0)
-    for other in _family(home, paper.name if paper is not None else run_dir.name):
-        its = _read_paper(other)
-        if other != run_dir and its is not None and its.run_id == root:
-            spent += _spent(other)
-    return spent
-
-
-def _family(home: Path, name: str) -> Iterator[Path]:
-    for each in list_names(home):
-        if each.startswith(f"{name}-redo") and (home / each / _PAPER).is_file():
-            yield home / each
-
-
-def _spent(run_dir: Path) -> int:
-    identity = RunIdentity.read(run_dir)
-    if identity is None or not (run_dir / JOB_FILE).exists():
-        return 0
-    return read_known(load_job(run_dir).grid, run_dir, identity).spent_micro_usd
+    publish_bytes(place / REDO_PAPER, (json.dumps(said, indent=1) + "\n").encode())

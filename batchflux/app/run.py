@@ -7,22 +7,25 @@ refuse, everything after it only tells.
 import asyncio
 import signal
 import threading
-from collections.abc import AsyncIterator, Callable, Collection
-from contextlib import ExitStack, asynccontextmanager, nullcontext
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import ExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from zlib import crc32
 
+from batchflux.app.again import draw_anew, less, reseed, submit_twice
+from batchflux.app.family import main_of
 from batchflux.app.job import Job, shown_path
 from batchflux.app.keys import key_for
 from batchflux.app.limits import neighbours_of
+from batchflux.app.pairs import read_agreement
 from batchflux.app.plan import Plan
 from batchflux.app.preflight import Preflight
 from batchflux.app.prepare import Ask, MakeObserver, Question, RunOptions, Session, prepare, resubmits
 from batchflux.app.publish import publish_results
 from batchflux.app.reading import read_known
-from batchflux.app.redo import build_redo, flagged_cells
 from batchflux.app.reporting import report_at_end
 from batchflux.app.resume import Known
 from batchflux.app.reuse import Reuse, find_reuse
@@ -43,6 +46,8 @@ from batchflux.io.runlog import RunLog, log_level
 from batchflux.sandbox import SandboxProcess
 
 __all__ = ["Question", "RunOptions", "run", "run_async"]
+
+_LAST_OWN_STATUS = 4  # of run's exit statuses; what is greater says which signal ended it
 
 
 def run(job: Job, options: RunOptions | None = None) -> Result:
@@ -101,11 +106,17 @@ async def run_async(
     """
     options = options or RunOptions()
     job, is_sandbox = _place(job, options)
+    main = main_of(job.run_dir)
+    if main is not None:
+        raise UsageError(
+            f"{shown_path(job.run_dir)}: holds cells that {shown_path(main)} submits a second time, and is run with "
+            f"it: batchflux run {shown_path(main)}"
+        )
     hooks = _Hooks(ask=ask, observe=observe, on_plan=on_plan, on_notice=on_notice, bell=bell)
+    run_here = partial(_run_here, hooks=hooks, is_sandbox=is_sandbox)
     if options.redo is not None:
-        return await _draw_anew(job, read_rejects(options.redo), options, hooks, of=job.run_dir, is_sandbox=is_sandbox)
-    result = await _run_here(job, options, hooks, is_sandbox=is_sandbox)
-    return await _reseed(job, result, options, hooks, is_sandbox=is_sandbox)
+        return await draw_anew(job, read_rejects(options.redo), options, run_here, of=job.run_dir)
+    return await reseed(job, await run_here(job, options), options, run_here)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -119,46 +130,8 @@ class _Hooks:
     bell: Bell | None
 
 
-async def _draw_anew(
-    job: Job, picked: Collection[str], options: RunOptions, hooks: _Hooks, *, of: Path, is_sandbox: bool
-) -> Result:
-    """Run the job that draws some cells of the run in `of` anew; `job` is whose budget bears it."""
-    with TemporaryDirectory(prefix="batchflux-") as folder:
-        redo = await asyncio.to_thread(build_redo, job, of, picked, folder=Path(folder))
-        # Both are on one budget, so only one of them may spend at a time.
-        with RunLock(job.run_dir) if redo.run_dir != job.run_dir else nullcontext():
-            return await _run_here(redo, replace(options, redo=None), hooks, is_sandbox=is_sandbox)
-
-
-async def _reseed(job: Job, result: Result, options: RunOptions, hooks: _Hooks, *, is_sandbox: bool) -> Result:
-    """Draw flagged cells anew, and those that come flagged again, as often as the spec says."""
-    run = job.spec.run
-    if run.on_nsfw != "reseed" or result.stop is not None or options.download_only or options.limit is not None:
-        return result
-    places, spent_usd = [job.run_dir], result.spent_now_usd
-    for number in range(run.max_redo):
-        flagged = [(place, each) for place in places for each in flagged_cells(place, round_number=number)]
-        places = []
-        for place, picked in flagged:
-            left = options.budget_micro_usd
-            if left is not None:
-                left = max(0, left - round(spent_usd * 1_000_000))
-            bounded = replace(options, budget_micro_usd=left)
-            try:
-                redone = await _draw_anew(job, picked, bounded, hooks, of=place, is_sandbox=is_sandbox)
-            except UsageError as error:  # a no of the user's is one; what was run before it has its result all the same
-                stop = StopReason(kind="asked", message=f"flagged cells were not drawn anew: {error}")
-                return replace(result, stop=stop, exit_status=max(result.exit_status, 3))
-            result, spent_usd = result.with_redone(redone), spent_usd + redone.spent_now_usd
-            places.append(redone.run_dir)
-            if redone.stop is not None:
-                return result
-    return result
-
-
-async def _run_here(job: Job, options: RunOptions, hooks: _Hooks, *, is_sandbox: bool) -> Result:
+async def _run_here(job: Job, options: RunOptions, *, hooks: _Hooks, is_sandbox: bool) -> Result:
     """Run a job in its run directory, and nothing else."""
-    on_notice = hooks.on_notice
     origin = SANDBOX_ORIGIN if is_sandbox else job.spec.api.origin
     # What is refused leaves no trace: a directory gets its identity only when the run may begin, and by one process.
     check_origin(job.run_dir, RunIdentity.read(job.run_dir), origin=origin)
@@ -167,12 +140,57 @@ async def _run_here(job: Job, options: RunOptions, hooks: _Hooks, *, is_sandbox:
         lock = stack.enter_context(RunLock(job.run_dir))
         identity = RunIdentity.open(job.run_dir, origin=origin)
         base_url = _start_sandbox(job, identity, options, stack) if is_sandbox else job.spec.api.base_url
-        known = await _read_known(job, identity, options)
-        proxy = None if is_sandbox else job.spec.api.proxy
-        ca_file = Path(job.spec.api.ca_file) if job.spec.api.ca_file else None
-        neighbours = stack.enter_context(neighbours_of(key, base_url, is_rehearsal=is_sandbox))
+        ended = await _spend_here(job, options, hooks, identity, lock, base_url=base_url, key=key)
+        ended_at = time.monotonic()
+        # Still under the lock: a run that begins now must not have its manifest replaced by this one's.
+        await asyncio.to_thread(publish_results, ended.job, ended.known, base_url=base_url)
+        again: tuple[Result, ...] = ()
+        stop = ended.stop
+        if stop is None:
+            again, stop = await submit_twice(
+                ended.job,
+                ended.known,
+                less(options, ended.session.budget.session_micro_usd),
+                partial(_run_here, hooks=hooks, is_sandbox=is_sandbox),
+            )
+        if again:
+            await asyncio.to_thread(publish_results, ended.job, ended.known, base_url=base_url)
+    job = ended.job.with_images() if options.download_only else ended.job
+    result = summarise(
+        job,
+        ended.known,
+        stop=stop,
+        started=ended.session.started,
+        ended=ended_at,
+        spent_before=ended.session.spent_before,
+        replicates=read_agreement(job.run_dir),
+    ).with_replicated(again)
+    if result.exit_status > _LAST_OWN_STATUS:
+        return result  # whoever sent the signal waits for the end
+    return replace(result, report=await asyncio.to_thread(report_at_end, job, hooks.on_notice))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Ended:
+    """A run that has come to its end in its run directory: the job as it ran, and what is known of it."""
+
+    job: Job
+    known: Known
+    session: Session
+    stop: StopReason | None
+
+
+async def _spend_here(
+    job: Job, options: RunOptions, hooks: _Hooks, identity: RunIdentity, lock: RunLock, *, base_url: str, key: ApiKey
+) -> _Ended:
+    """Prepare, ask, and run the engine; the one who holds the lock publishes."""
+    on_notice, is_sandbox = hooks.on_notice, identity.origin == SANDBOX_ORIGIN
+    known = await _read_known(job, identity, options)
+    proxy = None if is_sandbox else job.spec.api.proxy
+    ca_file = Path(job.spec.api.ca_file) if job.spec.api.ca_file else None
+    with neighbours_of(key, base_url, is_rehearsal=is_sandbox) as neighbours:
         async with Client(key, proxy=proxy, ca_file=ca_file) as client:
-            reuse = await asyncio.to_thread(find_reuse, job, known, origin=origin)
+            reuse = await asyncio.to_thread(find_reuse, job, known, origin=identity.origin)
             session = await prepare(
                 job, options, known, client, base_url, ask=hooks.ask, on_plan=hooks.on_plan, reuse=reuse
             )
@@ -199,16 +217,9 @@ async def _run_here(job: Job, options: RunOptions, hooks: _Hooks, *, is_sandbox:
                     observe=hooks.observe,
                     bell=hooks.bell,
                 )
-        # Still under the lock: a run that begins now must not have its manifest replaced by this one's.
-        if sink.has_recorded or options.retry_failed:
-            known = await asyncio.to_thread(read_known, job.grid, job.run_dir, identity)
-        await asyncio.to_thread(publish_results, job, known, base_url=base_url)
-    if options.download_only:
-        job = job.with_images()
-    result = summarise(job, known, stop=stop, started=session.started, spent_before=session.spent_before)
-    if stop is not None and stop.kind == "signal":
-        return result  # whoever sent it waits for the end
-    return replace(result, report=await asyncio.to_thread(report_at_end, job, on_notice))
+    if sink.has_recorded or options.retry_failed:
+        known = await asyncio.to_thread(read_known, job.grid, job.run_dir, identity)
+    return _Ended(job=job, known=known, session=session, stop=stop)
 
 
 async def _read_known(job: Job, identity: RunIdentity, options: RunOptions) -> Known:

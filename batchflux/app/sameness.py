@@ -9,7 +9,6 @@ from typing import Final
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
 import pyarrow.compute as pc
 
 from batchflux.app.blocks import Block
@@ -97,12 +96,5 @@ def with_sameness(
         sameness.add(block)
     for block in read((*columns, *SAMENESS_COLUMNS)):
         others = sameness.others(block)
-        yield block if not others.any() else block._replace(facts=_warned(block.facts, others))
-
-
-def _warned(facts: pa.Table, others: Ints) -> pa.Table:
-    lines = facts["warnings"].to_pylist()
-    for row in np.flatnonzero(others).tolist():
-        lines[row] = [*lines[row], same_image_warning(int(others[row]))]
-    place = facts.column_names.index("warnings")
-    return facts.set_column(place, facts.schema.field(place), pa.array(lines, pa.list_(pa.string())))
+        lines = {row: same_image_warning(int(others[row])) for row in np.flatnonzero(others).tolist()}
+        yield block.warned(lines)

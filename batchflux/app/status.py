@@ -12,6 +12,7 @@ import numpy as np
 
 from batchflux.app.blocks import Block, read_blocks
 from batchflux.app.job import Job, load_job
+from batchflux.app.pairs import read_agreement
 from batchflux.app.reading import gather, read_known
 from batchflux.app.resume import Known
 from batchflux.app.rundir import RunIdentity, is_rehearsal
@@ -113,8 +114,11 @@ def read_status(
         if sameness.finds_any:  # only now it can be told which cells they are
             blocks = read_blocks(job.grid, run_dir, identity, columns=SAMENESS_COLUMNS)
             tally.warnings["same_image"] = sum(int(np.count_nonzero(sameness.others(block))) for block in blocks)
+    replicates = read_agreement(run_dir)
+    if replicates is not None and replicates.different:
+        tally.warnings["replicate"] = replicates.different
     is_at_work = is_run_at_work(run_dir)
-    standing = stand(job, known, tally)
+    standing = stand(job, known, tally, replicates=replicates)
     if is_at_work:
         standing = _with_open_posts(standing, known, now_ms=round(now_s * 1000))
     rate = None

@@ -15,6 +15,7 @@ from batchflux.app.tally import TALLY_COLUMNS, Tally
 from batchflux.core.budget import usd
 from batchflux.core.model import CellStatus
 from batchflux.core.progress import STATUS_CODES, count_codes
+from batchflux.core.replicates import Agreement
 from batchflux.core.sanity import WARNING_KINDS
 from batchflux.engine.observers import duration
 from batchflux.engine.ports import StopReason
@@ -30,6 +31,7 @@ class Standing:
     `errors` counts cells by error kind, `warnings` by kind of warning; `images` are those made, `images_missing` those
     of completed cells that aren't on the disk though the job asks for them. Of those not on the disk, asked for or
     not, the service has deleted `images_expired`, and within a day deletes `images_expiring`, from `expires_at` on.
+    `replicates` is what came of cells that were submitted twice.
     """
 
     cells: int
@@ -49,6 +51,7 @@ class Standing:
     images_expired: int
     images_expiring: int
     expires_at: str | None
+    replicates: Agreement | None = None
 
 
 def words_on(standing: Standing) -> list[str]:
@@ -74,10 +77,12 @@ def words_on(standing: Standing) -> list[str]:
     text += [f"  {count:,} × {kind}: {advice_for(kind)}" for kind, count in standing.errors.items()]
     for kind, count in standing.warnings.items():
         text.append(f"  {count:,} cell{'s' if count > 1 else ''} with a warning: {WARNING_KINDS[kind]}")
+    if standing.replicates is not None:
+        text += [f"  {line}" for line in standing.replicates.lines()]
     return text
 
 
-def stand(job: Job, known: Known, tally: Tally) -> Standing:
+def stand(job: Job, known: Known, tally: Tally, *, replicates: Agreement | None) -> Standing:
     """Return how the job's cells stand; `tally` is of all of them."""
     counts = count_codes(known.statuses)
     by_status = {status: int(counts[code]) for status, code in STATUS_CODES.items()}
@@ -99,6 +104,7 @@ def stand(job: Job, known: Known, tally: Tally) -> Standing:
         images_expired=tally.expired,
         images_expiring=tally.expiring,
         expires_at=_moment(tally.expires_at_ms) if tally.expiring else None,
+        replicates=replicates,
     )
 
 
@@ -110,7 +116,8 @@ def _moment(at_ms: int) -> str:
 class Result:
     """How a run ended. `exit_status` is what the command line ends with; `stop` says why it ended early, if it did.
 
-    The money of a rehearsal (`--sandbox`) is play money. `redone` is how the runs ended that drew flagged cells anew.
+    The money of a rehearsal (`--sandbox`) is play money. `redone` is how the runs ended that drew flagged cells anew,
+    `replicated` those that submitted cells a second time.
     """
 
     name: str
@@ -124,6 +131,7 @@ class Result:
     is_rehearsal: bool = False
     report: Path | None = None
     redone: tuple["Result", ...] = ()
+    replicated: tuple["Result", ...] = ()
 
     @property
     def manifest(self) -> Path:
@@ -162,6 +170,7 @@ class Result:
             "rehearsal": self.is_rehearsal,
             "exit_status": self.exit_status,
             "redone": [json.loads(redone.as_json()) for redone in self.redone],
+            "replicated": [json.loads(again.as_json()) for again in self.replicated],
         }
         return json.dumps(summary, ensure_ascii=False)
 
@@ -190,6 +199,11 @@ class Result:
             text.append(f"  report: {shown_path(self.report)}")
         for redone in self.redone:
             text += [f"  flagged, drawn anew: {redone.lines()[0]}", f"    {shown_path(redone.manifest)}"]
+        for again in self.replicated:
+            if again.exit_status:
+                text += [f"  submitted twice: {again.lines()[0]}", f"    {shown_path(again.manifest)}"]
+            if again.stop is not None:
+                text.append(f"    stopped: {again.stop.message}")
         text.append(f"  next: {self.command}")
         return text
 
@@ -206,15 +220,32 @@ class Result:
         # A signal (129 and more) outranks 4, 4 outranks 3, 3 outranks 1.
         return replace(self, redone=(*self.redone, redone), exit_status=max(self.exit_status, redone.exit_status))
 
+    def with_replicated(self, again: tuple["Result", ...]) -> "Result":
+        """Return the same with the runs that submitted its cells a second time, as with `with_redone`."""
+        status = max([self.exit_status, *(each.exit_status for each in again)])
+        return replace(self, replicated=again, exit_status=status)
 
-def summarise(job: Job, known: Known, *, stop: StopReason | None, started: float, spent_before: int) -> Result:
-    """Return how a run ended, with its exit status (interface: exit status of `run`); its manifest is written."""
-    seconds = max(time.monotonic() - started, 1e-3)
-    now_s = time.time()
-    tally = Tally(since_ms=round((now_s - seconds) * 1000), now_ms=round(now_s * 1000))
+
+def summarise(
+    job: Job,
+    known: Known,
+    *,
+    stop: StopReason | None,
+    started: float,
+    spent_before: int,
+    ended: float | None = None,
+    replicates: Agreement | None = None,
+) -> Result:
+    """Return how a run ended, with its exit status (interface: exit status of `run`); its manifest is written.
+
+    `started` and `ended` (default: now) are moments of the monotonic clock.
+    """
+    now_s, since_s = time.time(), time.monotonic() - started
+    seconds = max(since_s if ended is None else ended - started, 1e-3)
+    tally = Tally(since_ms=round((now_s - since_s) * 1000), now_ms=round(now_s * 1000))
     for cells in iter_tables(job.run_dir / MANIFEST, columns=TALLY_COLUMNS):
         tally.add(cells)
-    standing = stand(job, known, tally)
+    standing = stand(job, known, tally, replicates=replicates)
     spent_now = known.spent_micro_usd - spent_before
     return Result(
         name=job.name,

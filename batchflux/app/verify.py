@@ -6,13 +6,14 @@ bytes, every cent. It mends nothing: each problem says what to do.
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Final
+from typing import Final, Literal
 
 from batchflux.app.account import AccountStanding, check_account
 from batchflux.app.blocks import read_blocks
+from batchflux.app.family import replicates_of
 from batchflux.app.findings import Findings
 from batchflux.app.job import Job, load_job, shown_path
 from batchflux.app.manifestcheck import COMPARED_COLUMNS, ManifestCheck, check_manifest
@@ -90,7 +91,7 @@ def verify_run(
     now_ms: int | None = None,
     on_files: Callable[[int, int], None] | None = None,
 ) -> Verification:
-    """Check a run directory, with `account` also against the service's own history and charges.
+    """Check a run directory and its replicates, with `account` also against the service's own history and charges.
 
     `allow_hosts` may be sent the key, as with `run`; `now_ms` is our clock, for refunds that take hours;
     `on_files(looked at, in all)` hears how far the files are. Raises UsageError where no run was begun.
@@ -116,17 +117,26 @@ def verify_run(
                 job, identity, review, findings, allow_hosts=allow_hosts, is_at_work=is_at_work, now_ms=now_ms
             )
         check = _check_files(run_dir, review, findings, on_files=on_files)
+    within = [
+        verify_run(place, account=account, allow_hosts=allow_hosts, now_ms=now_ms) for place in replicates_of(run_dir)
+    ]
     return Verification(
         name=job.name if job is not None else run_dir.absolute().name,
         run_dir=run_dir,
-        problems=findings.problems.lines(),
-        notes=findings.notes.lines(),
+        problems=(*findings.problems.lines(), *_of_replicates(run_dir, within, "problems")),
+        notes=(*findings.notes.lines(), *_of_replicates(run_dir, within, "notes")),
         cells=_count(known) if known is not None else None,
-        files=check.files,
-        size_bytes=check.size_bytes,
+        files=check.files + sum(each.files for each in within),
+        size_bytes=check.size_bytes + sum(each.size_bytes for each in within),
         cost_usd=review.cost_micro_usd / 1e6,
         account=standing,
     )
+
+
+def _of_replicates(run_dir: Path, within: list[Verification], what: Literal["problems", "notes"]) -> Iterator[str]:
+    for each in within:
+        for line in each.problems if what == "problems" else each.notes:
+            yield f"{each.run_dir.relative_to(run_dir)}: {line}"
 
 
 def _read_identity(run_dir: Path, findings: Findings) -> RunIdentity | None:

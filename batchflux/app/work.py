@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from batchflux.app.blocks import read_blocks
+from batchflux.app.family import kin_of
 from batchflux.app.job import Job
 from batchflux.app.prepare import RunOptions
 from batchflux.app.reading import gather
@@ -84,7 +85,10 @@ def lost_submissions(job: Job, known: Known, *, now_ms: int) -> list[tuple[Work,
 
 
 def known_ids(job: Job) -> Callable[[int], Awaitable[Mapping[str, int | None]]]:
-    """Return what tells every prediction id that the run was given since a moment, by the service's time of it."""
+    """Return what tells every prediction id that the run was given since a moment, by the service's time of it.
+
+    Those of its replicates, or of the run that it replicates, too: they are of the same requests, and no lost ones.
+    """
 
     def read(since_ms: int) -> dict[str, int | None]:
         ids: dict[str, int | None] = {}
@@ -96,9 +100,10 @@ def known_ids(job: Job) -> Callable[[int], Awaitable[Mapping[str, int | None]]]:
             ids.update(zip(recent["prediction_id"].to_pylist(), times, strict=True))
 
         columns = ["at", "prediction_id", "created_at"]
-        damage = stream_facts(job.run_dir, columns=columns, begin=lambda: add)
-        if damage:
-            raise CheckpointDamaged(job.run_dir, damage=damage)
+        for run_dir in kin_of(job.run_dir):
+            damage = stream_facts(run_dir, columns=columns, begin=lambda: add)
+            if damage:
+                raise CheckpointDamaged(run_dir, damage=damage)
         return ids
 
     async def known_ids(since_ms: int) -> Mapping[str, int | None]:

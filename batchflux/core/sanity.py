@@ -10,7 +10,7 @@ from typing import Final
 
 from batchflux.core.model import JsonValue, SavedFile
 
-__all__ = ["WARNING_KINDS", "image_warnings", "kind_of", "same_image_warning"]
+__all__ = ["WARNING_KINDS", "image_warnings", "kind_of", "replicate_warning", "same_image_warning"]
 
 # Models draw whole blocks of pixels, so that 16:9 comes as 1392 × 752, 4 % off; the nearest two ratios that this
 # service lists, 4:3 and 3:2, lie 12.5 % apart.
@@ -21,6 +21,7 @@ _RATIO: Final = re.compile(r"\s*(\d{1,5}(?:\.\d{1,4})?)\s*:\s*(\d{1,5}(?:\.\d{1,
 _ONE_COLOUR: Final = "of one colour"
 _OTHER_SHAPE: Final = "where {asked} was asked for"
 _SAME_IMAGE: Final = "the same image as for"
+_OTHER_IMAGE: Final = "the same seed gave another image"
 
 # What a warning's words hold, and what is said of so many cells with one, the commonest causes told.
 WARNING_KINDS: Final[Mapping[str, str]] = {
@@ -28,6 +29,7 @@ WARNING_KINDS: Final[Mapping[str, str]] = {
     "one_colour": "an image of one colour: look at it; moderation blackens images too",
     "aspect_ratio": "another aspect ratio than asked for",
     "fewer_images": "fewer images than asked for",
+    "replicate": "the same seed gave another image when it was submitted again",
     "other": "with a note in the manifest's warnings",
 }
 
@@ -51,10 +53,19 @@ def same_image_warning(others: int) -> str:
     return f"{_SAME_IMAGE} {others:,} other seed{'s' if others > 1 else ''} of this request"
 
 
+def replicate_warning(differences: Sequence[float]) -> str:
+    """Return what is said of a cell of which a second submission gave other images: how far their pixels are apart, in
+    levels of 0 to 255; nothing where they are of another size."""
+    how = f"mean pixel difference {max(differences):.3g} of 255" if differences else "of another size"
+    return f"{_OTHER_IMAGE} when it was submitted again ({how})"
+
+
 def kind_of(warning: str) -> str:
     """Return which of WARNING_KINDS a warning is of."""
     if warning.startswith(_SAME_IMAGE):
         return "same_image"
+    if warning.startswith(_OTHER_IMAGE):
+        return "replicate"
     if warning.endswith(_ONE_COLOUR):
         return "one_colour"
     if warning.endswith("was asked for"):

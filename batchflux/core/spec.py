@@ -126,6 +126,12 @@ def _understand(data: Mapping[str, Any], *, findings: Findings, default_name: st
         form.exclude, axes=axes, grid=form.grid, params=params, columns=columns, rules=rules, findings=findings
     )
     _warn_unchecked(form, models=models, findings=findings)
+    if form.run.replicate.is_asked and not form.output.download:
+        findings.error(
+            ("run", "replicate"),
+            "images are to be compared, and output.download is false",
+            "set output.download: true, or leave replicate out",
+        )
     directory = Path(form.output.dir) if form.output.dir is not None else default_dir / "runs" / name
     return JobSpec(
         name=name,
@@ -270,10 +276,11 @@ def _run_as_written(run: Run) -> dict[str, JsonValue]:
             "patience": units.format_duration(run.patience_s) if run.patience_s is not None else None,
             "budget": units.format_usd(run.budget_micro_usd) if run.budget_micro_usd is not None else None,
             "price": units.format_usd(run.price_micro_usd) if run.price_micro_usd is not None else None,
-            "max_failed": units.format_failures(run.failures_allowed),
+            "max_failed": units.format_some_cells(run.failures_allowed),
             "on_unknown": run.on_unknown,
             "on_nsfw": run.on_nsfw,
             "max_redo": run.max_redo,
+            "replicate": units.format_some_cells(run.replicate),
             "order": run.order,
         }
     )

@@ -23,7 +23,7 @@ from batchflux.core.origin import (
     parse_proxy,
 )
 from batchflux.core.specschema import AXES_SCHEMA, EXCLUDE_SCHEMA, PARAMS_SCHEMA, RANGES_WHERE_MODEL_IS_KNOWN
-from batchflux.core.units import FailuresAllowed
+from batchflux.core.units import SomeCells
 
 __all__ = ["Api", "JobForm", "OutputForm", "Prompts", "Run", "Sample", "job_schema"]
 
@@ -82,9 +82,9 @@ Money: TypeAlias = Annotated[
     PlainValidator(units.parse_micro_usd),
     WithJsonSchema({"anyOf": [{"type": "number", "minimum": 0}, {"type": "string", "pattern": units.MONEY_PATTERN}]}),
 ]
-Failures: TypeAlias = Annotated[
-    FailuresAllowed,
-    PlainValidator(units.parse_failures),
+CellsOrShare: TypeAlias = Annotated[
+    SomeCells,
+    PlainValidator(units.parse_some_cells),
     WithJsonSchema({"anyOf": [{"type": "integer", "minimum": 0}, {"type": "string", "pattern": units.SHARE_PATTERN}]}),
 ]
 Concurrency: TypeAlias = Annotated[
@@ -249,8 +249,8 @@ class Run(_Form):
         "US dollars an image. Default: the service's quote, else the model's known list price.",
         key="price",
     )
-    failures_allowed: Failures = _key(
-        FailuresAllowed,
+    failures_allowed: CellsOrShare = _key(
+        SomeCells,
         "Up to this many failed cells, or this share of them like 2%, still count as success.",
         key="max_failed",
         said=0,
@@ -265,6 +265,12 @@ class Run(_Form):
         said="keep",
     )
     max_redo: Attempts = _key(1, "How often on_nsfw: reseed draws a flagged cell anew at most.", said=1)
+    replicate: CellsOrShare = _key(
+        SomeCells,
+        "So many of the completed cells, or this share of all cells like 1%, are submitted a second time at the same "
+        "price, to see whether the same seed gives the same image.",
+        said=0,
+    )
     order: Order = _key(
         "rows",
         "rows (a row's cells together) or balanced (any prefix is spread evenly over rows and axes).",

@@ -16,16 +16,16 @@ __all__ = [
     "MONEY_PATTERN",
     "RATE_PATTERN",
     "SHARE_PATTERN",
-    "FailuresAllowed",
+    "SomeCells",
     "format_duration",
-    "format_failures",
     "format_rate",
+    "format_some_cells",
     "format_usd",
     "parse_duration_s",
-    "parse_failures",
     "parse_micro_usd",
     "parse_positive_duration_s",
     "parse_rate_per_s",
+    "parse_some_cells",
 ]
 
 _NUMBER = r"(?:0|[1-9][0-9]{0,14})(?:\.[0-9]{1,40})?"
@@ -49,11 +49,16 @@ _MOST_USD = 1_000_000_000  # below this an amount has at most 15 digits, which a
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class FailuresAllowed:
-    """How many failed cells still count as success: a number of `cells`, or a `share` of the job's cells (0 to 1)."""
+class SomeCells:
+    """How many cells of a job: a number of `cells`, or a `share` of all (0 to 1)."""
 
     cells: int | None = 0
     share: float | None = None
+
+    @property
+    def is_asked(self) -> bool:
+        """Whether these are any cells of a job that has some."""
+        return bool(self.cells or self.share)
 
 
 def parse_duration_s(value: object) -> float:
@@ -132,10 +137,10 @@ def format_usd(micro_usd: int) -> float:
     return float(Decimal(micro_usd) / _MICRO)
 
 
-def parse_failures(value: object) -> FailuresAllowed:
-    """Return how many failures are allowed: a whole number of cells, or a share of them like 2%; raises BadValue."""
+def parse_some_cells(value: object) -> SomeCells:
+    """Return how many cells are said: a whole number of them, or a share of all like 2%; raises BadValue."""
     if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
-        return FailuresAllowed(cells=value)
+        return SomeCells(cells=value)
     match = _SHARE.fullmatch(value) if isinstance(value, str) else None
     if match is None:
         hint = "write a number of cells like 10, or a share like 2%"
@@ -143,11 +148,11 @@ def parse_failures(value: object) -> FailuresAllowed:
     share = Fraction(match[1]) / 100
     if share > 1:
         raise BadValue(f"{value} is more than all cells", "write a share from 0% to 100%")
-    return FailuresAllowed(cells=None, share=float(share))
+    return SomeCells(cells=None, share=float(share))
 
 
-def format_failures(allowed: FailuresAllowed) -> int | str:
-    """Return what `parse_failures` reads back as the equal value."""
+def format_some_cells(allowed: SomeCells) -> int | str:
+    """Return what `parse_some_cells` reads back as the equal value."""
     if allowed.share is None:
         return allowed.cells or 0
     text = f"{Decimal(repr(allowed.share)) * 100:f}"

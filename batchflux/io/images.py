@@ -1,6 +1,7 @@
 """Looks at an image file: whether it is whole, what it is and how large. Runs in a thread, never on the event loop."""
 
 import os
+from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, NamedTuple
 
@@ -9,7 +10,7 @@ from batchflux.io.wholepng import is_varied_png
 if TYPE_CHECKING:
     from PIL import Image
 
-__all__ = ["ImageFacts", "ImageFault", "inspect_image"]
+__all__ = ["ImageFacts", "ImageFault", "inspect_image", "pixel_difference"]
 
 # The service's images have about a megapixel; a hundred is beyond any model and below what hurts a machine.
 _MAX_PIXELS = 100_000_000
@@ -106,6 +107,22 @@ def _is_one_colour_decoded(image: "Image.Image", file: BinaryIO) -> bool:
             return _is_one_colour(again)
     image.load()
     return _is_one_colour(image)
+
+
+def pixel_difference(one: bytes, other: bytes) -> float | None:
+    """Return how far two images' pixels are apart: the mean of all channels' differences, in levels of 0 to 255.
+
+    0.0 is told of equal pixels alone, None of images of different sizes. Of whole images, such as were inspected.
+    """
+    from PIL import Image, ImageChops, ImageStat
+
+    with Image.open(BytesIO(one)) as first, Image.open(BytesIO(other)) as second:
+        if first.size != second.size:
+            return None
+        means = ImageStat.Stat(ImageChops.difference(first.convert("RGBA"), second.convert("RGBA"))).mean
+    # What is opaque in both differs in colour alone: its alpha is no channel to divide by.
+    channels = means[:3] if means[3] == 0 else means
+    return sum(channels) / len(channels)
 
 
 def _is_one_colour(image: "Image.Image") -> bool:

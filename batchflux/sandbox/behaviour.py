@@ -20,7 +20,17 @@ from typing import Any, Literal
 from batchflux.sandbox.config import Rate, SandboxConfig
 from batchflux.sandbox.vendor import FAILURE_WORDS, MODELS, check_inputs, keep_known, with_defaults
 
-__all__ = ["FATED_BY_DICE", "RETENTION_S", "Behaviour", "Fate", "PredictionRecord", "Refusal", "Status", "draw_flags"]
+__all__ = [
+    "FATED_BY_DICE",
+    "RETENTION_S",
+    "Behaviour",
+    "Fate",
+    "PredictionRecord",
+    "Refusal",
+    "Status",
+    "draw_flags",
+    "seed_drawn",
+]
 
 Status = Literal["created", "processing", "completed", "failed"]
 
@@ -319,3 +329,9 @@ def draw_flags(record: PredictionRecord, share: float) -> list[bool]:
     text = f"{record.model}\n{_canonical(record)}\n{record.seed}".encode()
     draws = (hashlib.blake2b(text, digest_size=8, salt=bytes([number])).digest() for number in range(record.images))
     return [int.from_bytes(draw) < share * 2**64 for draw in draws]
+
+
+def seed_drawn(record: PredictionRecord, share: float) -> int:
+    """Return the seed that a prediction's images are drawn with: of that share of all another than it says."""
+    draw = int.from_bytes(hashlib.blake2b(record.id.encode(), digest_size=8, person=b"drift").digest())
+    return record.seed if draw >= share * 2**64 else draw % 2**31

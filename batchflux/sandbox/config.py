@@ -77,7 +77,8 @@ class SandboxConfig:
     `dear` maps a parameter's value, as "aspect_ratio=16:9", to how many times the price a request with it costs.
     `concurrency` None is no limit. `failures` maps a `data.code` to its share of the predictions. `history_inputs`:
     "on" gives inputs to a listing that asks for them, "off" gives null for them, "absent" leaves the field out.
-    `nsfw_share` is the share of images that it flags. `state_dir` keeps the memory across restarts. Raises UsageError
+    `nsfw_share` is the share of images that it flags, `drift_share` that of predictions with another image than their
+    seed's. `state_dir` keeps the memory across restarts. Raises UsageError
     for what can't be.
     """
 
@@ -91,6 +92,7 @@ class SandboxConfig:
     retry_after: bool = False
     failures: Mapping[int, float] = field(default_factory=dict)
     nsfw_share: float = 0.0
+    drift_share: float = 0.0
     moderation_word: str = "sandbox:refuse"  # no prompt holds it by accident
     refund_after_s: float = 5.0  # the service says "within 3 hours"
     refund_moderation: bool = False
@@ -123,8 +125,8 @@ class SandboxConfig:
         shares = self.failures.values()
         if any(not 0 <= share <= 1 for share in shares) or sum(shares) > 1:
             raise UsageError("the sandbox's failure rates must be between 0 and 1, and so must their sum")
-        if not 0 <= self.nsfw_share <= 1:
-            raise UsageError("the share of images that the sandbox flags must be between 0 and 1")
+        if not 0 <= self.nsfw_share <= 1 or not 0 <= self.drift_share <= 1:
+            raise UsageError("the sandbox's shares of flagged images and of drifting seeds must be between 0 and 1")
 
 
 def parse_latency(text: str) -> Latency:

@@ -13,7 +13,15 @@ from itertools import islice
 from typing import Any, Literal
 
 from batchflux.sandbox import wire
-from batchflux.sandbox.behaviour import FATED_BY_DICE, Behaviour, Fate, PredictionRecord, Refusal, draw_flags
+from batchflux.sandbox.behaviour import (
+    FATED_BY_DICE,
+    Behaviour,
+    Fate,
+    PredictionRecord,
+    Refusal,
+    draw_flags,
+    seed_drawn,
+)
 from batchflux.sandbox.faults import Endpoint
 from batchflux.sandbox.images import Picture
 from batchflux.sandbox.ledger import Ledger
@@ -155,7 +163,7 @@ class Endpoints:
         inputs = record.parsed_inputs()
         return Picture(
             prompt=inputs["prompt"],
-            seed=record.seed,
+            seed=seed_drawn(record, self._config.drift_share),
             guidance=float(inputs.get("guidance_scale", 3.5)),
             aspect_ratio=inputs.get("aspect_ratio", "1:1"),
             ordinal=int(number),

@@ -123,6 +123,13 @@ def _parse_failure(text: str) -> tuple[int, float]:
 @click.option(
     "--nsfw", "nsfw_share", metavar="SHARE", default=0.0, help="Flag a share of images, alike for equal requests."
 )
+@click.option(
+    "--drift",
+    "drift_share",
+    metavar="SHARE",
+    default=0.0,
+    help="Draw a share of predictions otherwise than their seed.",
+)
 @click.option("--faults", type=click.Path(path_type=Path, dir_okay=False), help="A YAML or JSON script of faults.")
 @click.option("--seed", default=0, show_default=True, help="Seed of its latencies and faults.")
 @click.option(

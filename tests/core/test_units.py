@@ -112,27 +112,27 @@ def test_money_as_text_is_the_decimal_it_says(amount: Decimal) -> None:
 
 def test_failures_are_cells_or_a_share() -> None:
     """10 is ten cells, 2% a fiftieth of them."""
-    assert units.parse_failures(10) == units.FailuresAllowed(cells=10)
-    assert units.parse_failures("2%") == units.FailuresAllowed(cells=None, share=0.02)
+    assert units.parse_some_cells(10) == units.SomeCells(cells=10)
+    assert units.parse_some_cells("2%") == units.SomeCells(cells=None, share=0.02)
 
 
 @pytest.mark.parametrize("value", [-1, "10", "101%", 0.5, True, None, "2 %", "-2%"])
 def test_what_is_no_number_of_failures_is_refused(value: object) -> None:
     """Text without a percent sign, fractions of cells and more than all are refused."""
     with pytest.raises(BadValue):
-        units.parse_failures(value)
+        units.parse_some_cells(value)
 
 
 @given(st.one_of(st.integers(0, 10**9), st.decimals(0, 100, places=3).map(lambda share: f"{share:f}%")))
 def test_written_failures_read_back_equal(value: object) -> None:
     """Cells and shares survive job.yaml."""
-    allowed = units.parse_failures(value)
-    assert units.parse_failures(units.format_failures(allowed)) == allowed
+    allowed = units.parse_some_cells(value)
+    assert units.parse_some_cells(units.format_some_cells(allowed)) == allowed
 
 
 @given(st.text(max_size=12))
 def test_any_text_is_read_or_refused(text: str) -> None:
     """No text makes a reader fail in another way than by its own refusal."""
-    for read in (units.parse_duration_s, units.parse_rate_per_s, units.parse_micro_usd, units.parse_failures):
+    for read in (units.parse_duration_s, units.parse_rate_per_s, units.parse_micro_usd, units.parse_some_cells):
         with contextlib.suppress(BadValue):
             read(text)
