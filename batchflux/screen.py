@@ -135,7 +135,8 @@ def show_requests(requests: Sequence[Mapping[str, Any]]) -> None:
 
 def show_failed(cells: list[dict[str, Any]], run_dir: Path, *, as_json: bool) -> None:
     import json
-    from shlex import quote
+
+    from batchflux.app.family import run_command
 
     if as_json:
         tell_json(json.dumps(cells, ensure_ascii=False))
@@ -144,7 +145,7 @@ def show_failed(cells: list[dict[str, Any]], run_dir: Path, *, as_json: bool) ->
         params = ", ".join(f"{name} {value}" for name, value in cell["params"].items())
         line = f"row {cell['row']} ({cell['prompt_id']}), {params}: {cell['error_kind']}: {cell['error']}"
         tell(" ".join(line.splitlines()))
-    tell(f"next: batchflux run {quote(str(run_dir))} --retry-failed" if cells else "no cell has failed")
+    tell(f"next: {run_command(run_dir)} --retry-failed" if cells else "no cell has failed")
 
 
 def counting_bar(what: str, unit: str) -> Callable[[int, int], None]:

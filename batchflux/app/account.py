@@ -18,9 +18,9 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from batchflux.app.family import relatives_of
+from batchflux.app.family import relatives_of, run_command
 from batchflux.app.findings import Findings
-from batchflux.app.job import Job, shown_path
+from batchflux.app.job import Job
 from batchflux.app.keys import key_for
 from batchflux.app.rundir import SANDBOX_ORIGIN, RunIdentity, check_origin
 from batchflux.core.accounting import (
@@ -120,7 +120,7 @@ def check_account(
         return None
     history, billing = _without_relatives(job.run_dir, history, billing)
     found = compare(ours, history, billing, spans=spans, now_ms=now_ms)
-    _tell(found, findings, unknown_cells=unknown_cells, command=f"batchflux run {shown_path(job.run_dir)}")
+    _tell(found, findings, unknown_cells=unknown_cells, command=run_command(job.run_dir))
     return AccountStanding(
         predictions=found.predictions,
         books_usd=found.books_micro_usd / 1e6,

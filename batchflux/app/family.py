@@ -26,6 +26,7 @@ __all__ = [
     "read_redo_paper",
     "relatives_of",
     "replicates_of",
+    "run_command",
     "spent_beside",
     "spent_of",
     "spent_within",
@@ -62,6 +63,11 @@ def read_redo_paper(run_dir: Path) -> RedoPaper | None:
 def main_of(run_dir: Path) -> Path | None:
     """Return the run whose replicates a directory holds; None where it holds a run of its own."""
     return run_dir.absolute().parent.parent if (run_dir / REPLICATE_PAPER).exists() else None
+
+
+def run_command(run_dir: Path) -> str:
+    """Return the command that goes on with a run directory: with the whole run, where it holds replicates of one."""
+    return f"batchflux run {shown_path(main_of(run_dir) or run_dir)}"
 
 
 def replicates_of(run_dir: Path) -> list[Path]:

@@ -103,7 +103,12 @@ def _wanted(known: Known) -> Flags:
 def _open(job: Job, said: Path, *, origin: str) -> tuple[Path, RunIdentity] | None:
     """Return an earlier run's directory and identity; None for a rehearsal of a run that was never rehearsed."""
     if not said.exists():
-        raise _refused(said, "there is no such run directory", "correct the path, or take it out of reuse")
+        twin = twin_of(said)
+        if origin != SANDBOX_ORIGIN or not twin.exists():
+            where = f" (its rehearsal is {shown_path(twin)})" if twin.exists() else ""
+            what = f"there is no such run directory{where}"
+            raise _refused(said, what, "correct the path, or take it out of reuse")
+        said = twin  # rehearsed, and not run yet
     place = locate_run_dir(said)
     if origin == SANDBOX_ORIGIN and not is_rehearsal(place):
         place = twin_of(place)

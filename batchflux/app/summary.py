@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from batchflux.app.advice import advice_for
+from batchflux.app.family import run_command
 from batchflux.app.job import Job, shown_path
 from batchflux.app.resume import Known
 from batchflux.app.rundir import is_rehearsal
@@ -144,15 +145,15 @@ class Result:
         here = shown_path(self.run_dir)
         if self.exit_status == 0:
             return f"batchflux export {here} {shlex.quote(f'{self.name}.csv')} --format csv"
-        standing = self.standing
+        standing, run = self.standing, run_command(self.run_dir)
         open_cells = standing.pending + standing.submitted
         if not open_cells and standing.images_missing and not standing.failed:
-            return f"batchflux run {here} --download-only"
+            return f"{run} --download-only"
         if not open_cells and standing.failed and not standing.unknown:
-            return f"batchflux run {here} --retry-failed"
+            return f"{run} --retry-failed"
         if not open_cells and standing.unknown:
-            return f"batchflux run {here} --resubmit-unknown"
-        return f"batchflux run {here}"
+            return f"{run} --resubmit-unknown"
+        return run
 
     def as_json(self) -> str:
         """Return the closing summary as one JSON object."""

@@ -13,7 +13,7 @@ from typing import Final, Literal
 
 from batchflux.app.account import AccountStanding, check_account
 from batchflux.app.blocks import read_blocks
-from batchflux.app.family import replicates_of
+from batchflux.app.family import replicates_of, run_command
 from batchflux.app.findings import Findings
 from batchflux.app.job import Job, load_job, shown_path
 from batchflux.app.manifestcheck import COMPARED_COLUMNS, ManifestCheck, check_manifest
@@ -209,13 +209,13 @@ def _note_unsaved(job: Job, known: Known, findings: Findings) -> None:
     is_completed = known.statuses == STATUS_CODES[CellStatus.COMPLETED]
     count = int((is_completed & ~known.states.is_saved()).sum())
     if count and job.spec.output.download:
-        fetch = f"batchflux run {shown_path(job.run_dir)} --download-only fetches them at no cost, within 7 days"
+        fetch = f"{run_command(job.run_dir)} --download-only fetches them at no cost, within 7 days"
         findings.notes.add("images not on the disk", f"of {count:,} completed cells", fetch)
 
 
 def _check_manifest(job: Job, identity: RunIdentity | None, findings: Findings, *, is_at_work: bool) -> None:
     """Hold the manifest against the checkpoint; one that is merely older is told as that."""
-    command = f"batchflux run {shown_path(job.run_dir)}"
+    command = run_command(job.run_dir)
     anew = f"delete it, and {command} writes it anew from the checkpoint"
     is_current = is_manifest_current(job.run_dir)
     try:
@@ -292,7 +292,7 @@ def _check_files(
         if on_files is not None:
             on_files(done, review.files)
 
-    again = f"batchflux run {shown_path(run_dir)} --download-only fetches it again at no cost, within 7 days"
+    again = f"{run_command(run_dir)} --download-only fetches it again at no cost, within 7 days"
     instead = {"missing": again, "damaged": again, "unreadable": f"mend or move it; {again}"}
     check = FileCheck(on_progress=progress)
     if review.files:

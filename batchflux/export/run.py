@@ -23,7 +23,7 @@ from batchflux.export.table import export_table
 __all__ = ["Exported", "export_run"]
 
 # What a run keeps for itself: pandas and `verify` would stumble over a dataset there.
-_OWN: Final = frozenset({"checkpoint", "images", "journal", "sandbox"})
+_OWN: Final = frozenset({"checkpoint", "images", "journal", "replicates", "sandbox"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -270,7 +270,9 @@ def test_what_can_not_be_compared_is_no_difference(tmp_path: Path) -> None:
         assert (found.same_bytes, found.different, found.not_compared) == (3, 0, 1)
         image = next((result.run_dir / "replicates" / SLUG / "images").glob("*/*.png"))
         image.write_bytes(image.read_bytes()[:-20])
-        assert any(f"replicates/{SLUG}: damaged file" in line for line in verify_run(result.run_dir).problems)
+        (problem,) = verify_run(result.run_dir).problems
+        assert problem.startswith(f"replicates/{SLUG}: damaged file")
+        assert f"batchflux run {result.run_dir} --download-only" in problem
         batchflux.run(load_job(path), RunOptions(download_only=True))
         assert (verify_run(result.run_dir).problems, n_bought(service)) == ((), 24)
         result = batchflux.run(load_job(path), RunOptions(retry_failed=True))
