@@ -147,6 +147,7 @@ def test_the_resolved_spec_is_written_with_its_defaults() -> None:
             "on_unknown": "hold",
             "on_nsfw": "keep",
             "max_redo": 1,
+            "replicate": 0,
             "order": "rows",
         },
         "output": {"dir": "/jobs/runs/city", "download": True, "embed_metadata": False, "report": True},

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from batchflux.io import images
-from batchflux.io.images import ImageFacts, ImageFault, inspect_image
+from batchflux.io.images import ImageFacts, ImageFault, inspect_image, pixel_difference
 
 FORMATS = {"PNG": "png", "JPEG": "jpg", "WEBP": "webp", "GIF": "gif", "BMP": "bmp", "TIFF": "tif"}
 
@@ -207,3 +207,38 @@ def test_a_slow_change_of_colour_is_seen(tmp_path: Path) -> None:
     data = BytesIO()
     image.save(data, format="PNG")
     assert not inspect(tmp_path, data.getvalue()).is_one_colour
+
+
+def _encoded(
+    colour: tuple[int, ...] | int, *, mode: str = "RGB", kind: str = "PNG", size: tuple[int, int] = (8, 4)
+) -> bytes:
+    file = BytesIO()
+    Image.new(mode, size, colour).save(file, kind)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "difference"),
+    [
+        (_encoded((10, 20, 30)), _encoded((10, 20, 30)), 0.0),
+        (_encoded((10, 20, 30)), _encoded((10, 20, 33)), 1.0),
+        (_encoded((7, 7, 7)), _encoded(7, mode="L"), 0.0),
+        (_encoded((7, 7, 7)), _encoded((7, 7, 7), kind="WEBP"), 0.0),
+        (_encoded((7, 7, 7, 0), mode="RGBA"), _encoded((7, 7, 7, 255), mode="RGBA"), 255 / 4),
+        (_encoded((7, 7, 7)), _encoded((7, 7, 7), size=(4, 8)), None),
+        (_encoded(7000, mode="I;16"), _encoded(7000, mode="I;16"), 0.0),
+    ],
+)
+def test_how_far_pixels_are_apart(one: bytes, other: bytes, difference: float | None) -> None:
+    """In levels of 255 over all channels; alpha is one of them only where it differs, and the format none."""
+    assert pixel_difference(one, other) == difference
+
+
+def test_one_level_of_one_pixel_is_a_difference() -> None:
+    """Equal pixels alone are told as 0.0."""
+    picture, file = Image.new("RGB", (2000, 2000)), BytesIO()
+    picture.putpixel((1999, 1999), (0, 0, 1))
+    picture.save(file, "PNG")
+    found = pixel_difference(_encoded((0, 0, 0), size=(2000, 2000)), file.getvalue())
+    assert found == pytest.approx(1 / 12_000_000)
+    assert found > 0
