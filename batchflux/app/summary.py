@@ -145,15 +145,16 @@ class Result:
         here = shown_path(self.run_dir)
         if self.exit_status == 0:
             return f"batchflux export {here} {shlex.quote(f'{self.name}.csv')} --format csv"
-        standing, run = self.standing, run_command(self.run_dir)
-        open_cells = standing.pending + standing.submitted
-        if not open_cells and standing.images_missing and not standing.failed:
+        run = run_command(self.run_dir)
+        standings = [self.standing, *(again.standing for again in self.replicated)]
+        failed, unknown = (any(getattr(each, name) for each in standings) for name in ("failed", "unknown"))
+        if any(each.pending or each.submitted for each in standings):
+            return run
+        if any(each.images_missing for each in standings) and not failed:
             return f"{run} --download-only"
-        if not open_cells and standing.failed and not standing.unknown:
+        if failed and not unknown:
             return f"{run} --retry-failed"
-        if not open_cells and standing.unknown:
-            return f"{run} --resubmit-unknown"
-        return run
+        return f"{run} --resubmit-unknown" if unknown else run
 
     def as_json(self) -> str:
         """Return the closing summary as one JSON object."""

@@ -265,6 +265,7 @@ def test_what_can_not_be_compared_is_no_difference(tmp_path: Path) -> None:
         result = batchflux.run(load_job(path))
         assert result.exit_status == 1
         assert "submitted twice: job-replicates: 3 of 4 cells completed, 1 failed" in str(result)
+        assert result.command == f"batchflux run {result.run_dir} --retry-failed"
         found = result.standing.replicates
         assert found is not None
         assert (found.same_bytes, found.different, found.not_compared) == (3, 0, 1)
