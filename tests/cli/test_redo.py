@@ -21,6 +21,9 @@ def test_a_rehearsal_takes_from_rehearsals(command: Command, tmp_path: Path) -> 
     assert command("run", earlier, "--sandbox", "--quiet", cwd=tmp_path, env=_NO_KEY).status == 0
     missing = command("plan", later, cwd=tmp_path)
     assert (missing.status, "reuse: a/out: there is no such run directory" in missing.err) == (2, True)
+    assert "(its rehearsal is a/out-sandbox)" in missing.err
+    twins = command("run", later, "--sandbox", "--json", "--out", "first", cwd=tmp_path, env=_NO_KEY)
+    assert (twins.status, twins.document["completed"], twins.document["cost_usd"]) == (0, 6, 0.16)
     (tmp_path / "a" / "out-sandbox").rename(tmp_path / "a" / "out")
     foreign = command("run", later, "--yes", cwd=tmp_path)
     assert (foreign.status, "was run with the sandbox, this job is for https://" in foreign.err) == (2, True)
@@ -62,3 +65,22 @@ def test_a_plan_warns_of_reseeding(command: Command, tmp_path: Path) -> None:
     """What redrawing flagged cells may cost comes on top of what the plan says, and the plan says so."""
     job = write_job(tmp_path, run={"on_nsfw": "reseed"})
     assert "drawn anew, each up to 1 times, at a price on top" in command("plan", job, cwd=tmp_path).out
+
+
+def test_cells_are_submitted_twice_in_a_rehearsal(command: Command, tmp_path: Path) -> None:
+    """`plan` counts the second submissions in, `run --sandbox` makes them, `status` and `verify` tell of them."""
+    job = write_job(tmp_path, output={"dir": "out"}, run={"replicate": "50%"})
+    planned = command("plan", job, "--json", cwd=tmp_path).document
+    assert (planned["cells"], planned["to_pay"], planned["replicates"], planned["cost_usd"]) == (4, 6, 2, 0.48)
+    done = command("run", job, "--sandbox", "--json", cwd=tmp_path, env=_NO_KEY)
+    assert (done.status, done.document["replicates"]["same_bytes"], done.document["cost_usd"]) == (0, 2, 0.32)
+    told = command("status", "out-sandbox", cwd=tmp_path)
+    assert "of 2 cells submitted twice, 2 gave the same pixels (2 the same bytes); that cost $0.16" in told.out
+    (place,) = (tmp_path / "out-sandbox" / "replicates").iterdir()
+    assert _ledger(place) == 2
+    refused = command("run", place, cwd=tmp_path, env=_NO_KEY)
+    assert (refused.status, "is run with it: batchflux run out-sandbox" in refused.err) == (2, True)
+    (tmp_path / "out-sandbox").rename(tmp_path / "moved")
+    assert command("run", "moved", "--json", cwd=tmp_path, env=_NO_KEY).document["replicates"]["cells"] == 2
+    assert _ledger(tmp_path / "moved" / "replicates" / place.name) == 2
+    assert "sound" in command("verify", "moved", cwd=tmp_path).out
