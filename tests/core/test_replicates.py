@@ -1,11 +1,10 @@
 """Which cells are drawn to be submitted twice, and what is said of the pairs."""
 
-import numpy as np
 import pyarrow as pa
 import pytest
 
 from batchflux.core.replicates import PAIR_SCHEMA, n_asked, sum_up
-from batchflux.core.sanity import kind_of, replicate_warning
+from batchflux.core.sanity import replicate_warning
 from batchflux.core.units import SomeCells
 
 
@@ -34,9 +33,8 @@ def test_the_worst_image_tells_of_a_cell() -> None:
     ]
 
 
-def test_the_warning_is_of_its_kind() -> None:
-    """The tally finds it again by its words."""
+def test_the_warning_says_how_far_apart_the_worst_are() -> None:
+    """Of several images the one that differs most."""
     assert replicate_warning([0.5, 12.345]) == (
         "the same seed gave another image when it was submitted again (mean pixel difference 12.3 of 255)"
     )
-    assert {kind_of(replicate_warning(some)) for some in ([], [np.float64(1)])} == {"replicate"}

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from batchflux.core.model import JsonValue, SavedFile
-from batchflux.core.sanity import WARNING_KINDS, image_warnings, kind_of, same_image_warning
+from batchflux.core.sanity import WARNING_KINDS, image_warnings, kind_of, replicate_warning, same_image_warning
 
 # What the model draws for its aspect ratios, in blocks of 16 pixels.
 DRAWN = {
@@ -63,6 +63,8 @@ def test_every_warning_is_of_a_kind_that_is_told() -> None:
     """Warnings are counted by kinds, and each kind has its words."""
     odd = image_warnings({"aspect_ratio": "16:9"}, [image(9, 900, is_one_colour=True)])
     lines = [*odd, same_image_warning(1), same_image_warning(1200), "1 of 4 images arrived", "an output is no URL: x"]
+    lines += [replicate_warning([1.5]), replicate_warning([])]
     kinds = [kind_of(line) for line in lines]
-    assert kinds == ["one_colour", "aspect_ratio", "same_image", "same_image", "fewer_images", "other"]
+    assert kinds[:6] == ["one_colour", "aspect_ratio", "same_image", "same_image", "fewer_images", "other"]
+    assert kinds[6:] == ["replicate", "replicate"]
     assert set(kinds) == set(WARNING_KINDS)
