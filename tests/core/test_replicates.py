@@ -20,7 +20,12 @@ def test_a_number_or_a_share(cells: int | None, share: float | None, of: int, n:
 
 def test_the_worst_image_tells_of_a_cell() -> None:
     """Each cell counts once; one of which an image differs is different, whatever became of the others."""
-    said = [("a", "same_bytes", 0.0), ("a", "different", 3.0), ("b", "same_pixels", 0.0), ("b", "same_bytes", 0.0)]
+    said: list[tuple[str, str, float | None]] = [
+        ("a", "same_bytes", 0.0),
+        ("a", "different", 3.0),
+        ("b", "same_pixels", 0.0),
+        ("b", "same_bytes", 0.0),
+    ]
     said += [("c", "not_compared", None), ("d", "same_bytes", 0.0), ("e", "different", None)]
     rows = [{"cell_id": cell, "verdict": verdict, "mean_difference": how} for cell, verdict, how in said]
     found = sum_up(pa.Table.from_pylist(rows, schema=PAIR_SCHEMA), cost_usd=0.4)

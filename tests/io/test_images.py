@@ -241,4 +241,4 @@ def test_one_level_of_one_pixel_is_a_difference() -> None:
     picture.save(file, "PNG")
     found = pixel_difference(_encoded((0, 0, 0), size=(2000, 2000)), file.getvalue())
     assert found == pytest.approx(1 / 12_000_000)
-    assert found > 0
+    assert found
