@@ -15,6 +15,7 @@ import numpy as np
 import pyarrow as pa
 
 from batchflux.app.table import Rows, build_recipe, check_columns, read_rows
+from batchflux.core.arrow import from_ints
 from batchflux.core.errors import UsageError
 from batchflux.core.grid import Grid
 from batchflux.core.pricing import Shapes
@@ -105,7 +106,7 @@ class Job:
             last = first + table.num_rows
             if self.selected is not None:
                 places = self.selected[(self.selected >= first) & (self.selected < last)] - first
-                table = table.take(pa.array(places))
+                table = table.take(from_ints(places))
             first = last
             if table.num_rows:
                 yield table

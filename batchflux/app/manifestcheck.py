@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from batchflux.app.blocks import Block, block_piles, with_cells
-from batchflux.core.arrow import Ints, as_ints, from_flags
+from batchflux.core.arrow import Ints, as_ints, from_flags, from_ints, one
 from batchflux.core.cellstates import CellIndex
 from batchflux.core.grid import Grid
 from batchflux.core.ledger import cell_ids, cell_keys
@@ -130,7 +130,7 @@ def _compare_states(said: pa.Table, cells: Ints, block: Block, check: ManifestCh
     if len(block.cells):
         places = np.minimum(places, len(block.cells) - 1)
         is_tried = block.cells[places] == cells
-    state = _state(block.facts.select(COMPARED_COLUMNS).take(pa.array(places, mask=~is_tried)))
+    state = _state(block.facts.select(COMPARED_COLUMNS).take(from_ints(places, is_null=~is_tried)))
     for row, column in _differing(said, state):
         check.n_altered += 1
         if len(check.altered) < _MOST_NAMED:
@@ -145,13 +145,16 @@ def _note(rows: pa.Table, names: list[str]) -> None:
 
 def _state(facts: pa.Table) -> pa.Table:
     """Return the state as a manifest tells it, of facts with nulls for cells that nobody has tried."""
-    none = pa.scalar([], pa.list_(pa.string()))
+    none = one([], pa.list_(pa.string()))
+    zero = one(0, pa.int64())
     return pa.table(
         {
-            "status": pc.fill_null(facts["status"], "pending"),
+            "status": pc.fill_null(facts["status"], one("pending", pa.string())),
             "prediction_id": facts["prediction_id"],
-            "attempts": pc.fill_null(facts["attempts"], 0),
-            "cost_usd": pc.divide(pc.cast(pc.fill_null(facts["cost_micro_usd"], 0), pa.float64()), 1e6),
+            "attempts": pc.fill_null(facts["attempts"], zero),
+            "cost_usd": pc.divide(
+                pc.cast(pc.fill_null(facts["cost_micro_usd"], zero), pa.float64()), one(1e6, pa.float64())
+            ),
             "error_kind": facts["error_kind"],
             "files": pc.coalesce(facts["files"], none),
             "sha256": pc.coalesce(facts["sha256"], none),

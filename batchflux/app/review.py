@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 
 from batchflux.app.manifestcheck import COMPARED_COLUMNS
 from batchflux.app.rundir import RunIdentity
-from batchflux.core.arrow import Ints, as_ints, from_flags, list_lengths, numbered
+from batchflux.core.arrow import Ints, as_ints, equals, from_flags, list_lengths, numbered
 from batchflux.core.books import BOOK_COLUMNS, Books
 from batchflux.core.budget import usd
 from batchflux.core.ledger import FOLD_COLUMNS, cell_keys, fold
@@ -138,7 +138,7 @@ def _look(review: Review) -> None:
 
 
 def _look_at_states(review: Review, state: pa.Table) -> None:
-    is_completed = pc.equal(state["status"], str(CellStatus.COMPLETED))
+    is_completed = equals(state["status"], str(CellStatus.COMPLETED))
     nameless = state.filter(pc.and_(is_completed, pc.is_null(state["prediction_id"])))
     review.nameless.add(nameless, "cell {cell_id}")
     known = [str(status) for status in CellStatus]

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from batchflux.core.arrow import from_ints
 from batchflux.core.catalog import DEFAULT_MODEL, known_model
 from batchflux.core.errors import JobSpecError, Problem
 from batchflux.core.grid import Grid
@@ -151,7 +152,7 @@ def read_rows(spec: JobSpec, recipe: RowRecipe, table: PromptTable) -> tuple[Gri
     selected = None
     if sample is not None:
         selected = reader.sample(sample.n)
-        arrays, columns = arrays.take(selected), columns.take(pa.array(selected))
+        arrays, columns = arrays.take(selected), columns.take(from_ints(selected))
     elif spec.prompts.limit is not None:
         selected = np.arange(reader.n_rows, dtype=np.int64)
     _refuse_clashes(arrays, recipe, table)

@@ -13,6 +13,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from batchflux.core.arrow import as_flags, as_ints, equals, from_ints
 from batchflux.core.ledger import cell_ids, cell_keys
 from batchflux.core.model import CellStatus, FactKind, Fault
 from batchflux.core.protocol import is_refunded
@@ -84,12 +85,12 @@ class Books:
 
     def add(self, facts: pa.Table) -> None:
         """Take in the next facts. Raise ValueError for a cell id that is none."""
-        facts = facts.filter(pc.not_equal(facts["kind"], str(FactKind.FILES)))
+        facts = facts.filter(pc.invert(equals(facts["kind"], str(FactKind.FILES))))
         if facts.num_rows == 0:
             return
         gives_back = _gives_back(facts)
         self._keys.append(cell_keys(facts["cell_id"]))
-        self._is_intent.append(_flags(pc.equal(facts["kind"], str(FactKind.INTENT))))
+        self._is_intent.append(_flags(equals(facts["kind"], str(FactKind.INTENT))))
         self._gives_back.append(gives_back)
         self._prices.append(_ints(facts["price_micro_usd"]))
         self._costs.append(_ints(facts["cost_micro_usd"]))
@@ -171,8 +172,11 @@ class _Replay:
 
 def _gives_back(facts: pa.Table) -> _Flags:
     """Tell which facts give the price of their cell's last intent back."""
-    is_released = _flags(pc.equal(facts["kind"], str(FactKind.RELEASED)))
-    failed = pc.and_(pc.equal(facts["kind"], str(FactKind.OUTCOME)), pc.equal(facts["status"], str(CellStatus.FAILED)))
+    is_released = _flags(equals(facts["kind"], str(FactKind.RELEASED)))
+    failed = pc.and_(
+        equals(facts["kind"], str(FactKind.OUTCOME)),
+        equals(facts["status"], str(CellStatus.FAILED)),
+    )
     is_failed = _flags(failed)
     if not is_failed.any():
         return is_released
@@ -187,23 +191,23 @@ def _is_refunded(facts: pa.Table) -> _Flags:
     found = np.zeros(facts.num_rows, dtype=np.bool_)
     for code in pc.unique(codes).to_pylist():
         if code is not None and is_refunded(Fault(kind="generation_failed", message="", code=int(code))):
-            found |= _flags(pc.equal(codes, code))
-    of_kind: _Flags = found & _flags(pc.equal(facts["error_kind"], "generation_failed"))
+            found |= _flags(equals(codes, code))
+    of_kind: _Flags = found & _flags(equals(facts["error_kind"], "generation_failed"))
     return of_kind
 
 
 def _of_predictions(facts: pa.Table, *, gives_back: _Flags, first_row: int) -> pa.Table:
     """Return the facts that name a prediction, with what they say of its price."""
     endings = np.full(facts.num_rows, Ending.OPEN, dtype=np.int8)
-    endings[_flags(pc.equal(facts["status"], str(CellStatus.COMPLETED)))] = Ending.COMPLETED
-    endings[_flags(pc.equal(facts["status"], str(CellStatus.FAILED)))] = Ending.KEPT
+    endings[_flags(equals(facts["status"], str(CellStatus.COMPLETED)))] = Ending.COMPLETED
+    endings[_flags(equals(facts["status"], str(CellStatus.FAILED)))] = Ending.KEPT
     endings[gives_back] = Ending.RETURNED
     endings[_flags(pc.is_valid(facts["reused_from"]))] = Ending.ELSEWHERE
     table = pa.table(
         {
             "prediction_id": facts["prediction_id"],
             "cell_id": facts["cell_id"],
-            "ending": pa.array(endings),
+            "ending": from_ints(endings.astype(np.int64)).cast(pa.int8()),
             "created_at_ms": facts["created_at"].cast(pa.int64()),
             "ended_at_ms": facts["completed_at"].cast(pa.int64()),
             "row": _array(np.arange(first_row, first_row + facts.num_rows)),
@@ -213,7 +217,7 @@ def _of_predictions(facts: pa.Table, *, gives_back: _Flags, first_row: int) -> p
 
 
 def _offsets(facts: pa.Table) -> _Ints:
-    accepted = facts.filter(pc.equal(facts["kind"], str(FactKind.ACCEPTED)))
+    accepted = facts.filter(equals(facts["kind"], str(FactKind.ACCEPTED)))
     known = accepted.filter(pc.and_(pc.is_valid(accepted["created_at"]), pc.is_valid(accepted["submitted_at"])))
     return _ints(known["created_at"]) - _ints(known["submitted_at"])
 
@@ -225,12 +229,12 @@ def _codes(column: pa.ChunkedArray) -> tuple[_Ints, int]:
 
 
 def _flags(column: Any) -> _Flags:
-    return np.asarray(pc.fill_null(column, False), dtype=np.bool_)
+    return as_flags(column)
 
 
 def _ints(column: pa.ChunkedArray) -> _Ints:
-    return np.asarray(pc.fill_null(column.cast(pa.int64()), 0), dtype=np.int64)
+    return as_ints(column.cast(pa.int64()))
 
 
 def _array(values: Any) -> pa.Array:
-    return pa.array(np.asarray(values, dtype=np.int64))
+    return from_ints(np.asarray(values, dtype=np.int64))

@@ -6,6 +6,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from batchflux.core.arrow import from_values
 from batchflux.core.model import JsonValue
 
 __all__ = ["PARAMETER_TYPES", "common_type", "fits", "type_of", "typed"]
@@ -53,7 +54,7 @@ def typed(name: str, values: Sequence[Any], kind: pa.DataType | None = None) -> 
     """Return values as a column, by default of the type that `type_of` gives them; in text what is none is JSON."""
     kind = kind if kind is not None else type_of(name, values)
     if pa.types.is_string(kind):
-        return pa.array([v if v is None or isinstance(v, str) else json.dumps(v) for v in values], kind)
+        return from_values([v if v is None or isinstance(v, str) else json.dumps(v) for v in values], kind)
     if pa.types.is_integer(kind):
-        return pa.array([v if v is None else int(v) for v in values], kind)
-    return pa.array(values, kind)
+        return from_values([v if v is None else int(v) for v in values], kind)
+    return from_values(values, kind)

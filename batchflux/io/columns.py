@@ -1,6 +1,6 @@
 """Arrow columns from Python values and back to exact text, without loading pandas.
 
-`pa.array` of a list loads pandas (0.4 s at every start), so arrays are built from their buffers here. Decides which
+`pa.array` of a list loads pandas (0.4 s at every start), so arrays are built by `core.arrow`. Decides which
 types can be text and how columns of two files join; touches no file.
 """
 
@@ -11,13 +11,13 @@ from typing import Final
 import numpy as np
 import pyarrow as pa
 
+from batchflux.core.arrow import from_texts, from_values
 from batchflux.core.model import JsonValue
 from batchflux.io.tablefile import quoted
 
 __all__ = [
     "build_column",
     "build_indices",
-    "build_strings",
     "is_textual",
     "join_types",
     "name_faults",
@@ -32,24 +32,12 @@ _PYTHON_TYPES: Final[dict[pa.DataType, tuple[type, ...]]] = {
     pa.int64(): (int,),
     pa.float64(): (int, float),
 }
-_NUMPY_TYPES: Final = {pa.int64(): np.dtype("<i8"), pa.float64(): np.dtype("<f8")}
 
 
 def build_indices(places: range) -> pa.Int64Array:
     """Return places in a column as `take` wants them."""
     data = np.arange(places.start, places.stop, places.step, dtype=np.int64)
     return pa.Array.from_buffers(pa.int64(), len(data), [None, pa.py_buffer(data)])
-
-
-def build_strings(values: Sequence[str | None]) -> pa.StringArray:
-    """Return a string column of these values; None is null. Raises UnicodeEncodeError on a lone surrogate."""
-    present = [value or "" for value in values]
-    joined = "".join(present)
-    text = joined.encode()
-    sizes = map(len, present) if len(text) == len(joined) else (len(value.encode()) for value in present)
-    offsets = np.zeros(len(present) + 1, dtype=np.int32)
-    offsets[1:] = np.cumsum(np.fromiter(sizes, dtype=np.int32, count=len(present)), dtype=np.int32)
-    return pa.StringArray.from_buffers(len(present), pa.py_buffer(offsets), pa.py_buffer(text), _validity(values))
 
 
 def build_column(values: Sequence[JsonValue], kind: pa.DataType) -> pa.Array:
@@ -59,25 +47,11 @@ def build_column(values: Sequence[JsonValue], kind: pa.DataType) -> pa.Array:
     OverflowError for a value that doesn't fit.
     """
     if kind == pa.string():
-        return build_strings([_json_text(value) for value in values])
+        return from_texts([_json_text(value) for value in values])
     wanted = _PYTHON_TYPES[kind]
     if any(value is not None and type(value) not in wanted for value in values):
         raise TypeError(f"a value that is not {kind}")
-    if pa.types.is_null(kind):
-        return pa.nulls(len(values))
-    present = [value or 0 for value in values]
-    if kind == pa.bool_():
-        data = np.packbits(np.array(present, dtype=bool), bitorder="little")
-    else:
-        data = np.array(present, dtype=_NUMPY_TYPES[kind])
-    return pa.Array.from_buffers(kind, len(values), [_validity(values), pa.py_buffer(data)])
-
-
-def _validity(values: Sequence[object]) -> pa.Buffer | None:
-    if None not in values:
-        return None
-    is_valid = np.fromiter((value is not None for value in values), dtype=bool, count=len(values))
-    return pa.py_buffer(np.packbits(is_valid, bitorder="little"))
+    return from_values(values, kind)
 
 
 def _json_text(value: JsonValue) -> str | None:
@@ -130,7 +104,7 @@ def text_column(array: pa.Array) -> pa.StringArray:
     if pa.types.is_floating(kind):
         # str() of numpy's own width: a float32 0.1 is "0.1", not the 17 digits of its double
         narrow = np.dtype(f"f{kind.bit_width // 8}").type
-        return build_strings([None if value is None else str(narrow(value)) for value in array.to_pylist()])
+        return from_texts([None if value is None else str(narrow(value)) for value in array.to_pylist()])
     return array.cast(pa.string())
 
 

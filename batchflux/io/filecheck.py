@@ -16,8 +16,8 @@ from typing import Final, Literal
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.compute as pc
 
+from batchflux.core.arrow import from_flags, list_lengths
 from batchflux.io.storage import list_names
 
 __all__ = ["IMAGES_DIR", "FileCheck", "FileFault", "check_files", "hashes_of", "list_strays"]
@@ -58,7 +58,7 @@ class _Named:
 def check_files(run_dir: Path, state: pa.Table, check: FileCheck) -> Iterator[FileFault]:
     """Yield what is wrong with the files of a folded state, which has `cell_id, files, sha256, file_bytes`."""
     with_files = state.select(["cell_id", "files", "sha256", "file_bytes"])
-    with_files = with_files.filter(pc.greater(pc.fill_null(pc.list_value_length(with_files["files"]), 0), 0))
+    with_files = with_files.filter(from_flags(list_lengths(with_files["files"]) > 0))
     with ThreadPoolExecutor(max_workers=_THREADS, thread_name_prefix="batchflux-verify") as pool:
         for first in range(0, with_files.num_rows, _CELLS_AT_ONCE):
             named = list(_named(with_files.slice(first, _CELLS_AT_ONCE)))

@@ -18,6 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from batchflux.core.arrow import equals, from_ints, from_texts, one
 from batchflux.core.catalog import known_model
 from batchflux.core.columntypes import PARAMETER_TYPES, common_type, fits, type_of, typed
 from batchflux.core.grid import Grid, GridSlice
@@ -162,7 +163,7 @@ def write_retired(path: Path, facts: pa.Table, *, base_url: str) -> None:
 
     Raises StorageError.
     """
-    gone = facts.filter(pc.not_equal(facts["status"], "pending"))
+    gone = facts.filter(pc.invert(equals(facts["status"], "pending")))
     if gone.num_rows == 0:
         if path.exists():
             remove(path)
@@ -172,7 +173,7 @@ def write_retired(path: Path, facts: pa.Table, *, base_url: str) -> None:
     columns: dict[str, pa.Array] = {
         "cell_id": gone["cell_id"],
         "prompt_id": gone["prompt_id"],
-        "prompt": pa.array([body.get("prompt") for body in bodies], pa.string()),
+        "prompt": from_texts([body.get("prompt") for body in bodies]),
         "model": gone["model"],
     }
     for name in names:
@@ -248,28 +249,28 @@ def _batch(
     rows, combinations = np.divmod(piece.indexes, grid.n_combinations)
     first, last = int(rows[0]), int(rows[-1]) + 1
     parts = [source.part(row) for row in range(first, last)]
-    by_row = pa.array(rows - first)
+    by_row = from_ints(rows - first)
     variants = list(grid.recipe.variants())
-    prompts = pa.array(
-        [grid.recipe.template.render({**part.words, **words}) for part in parts for _, words in variants], pa.string()
+    prompts = from_texts(
+        [grid.recipe.template.render({**part.words, **words}) for part in parts for _, words in variants]
     )
-    model_places = pa.array(grid.models_of(piece.indexes))
+    model_places = from_ints(grid.models_of(piece.indexes))
     columns: dict[str, Any] = {
         "cell_id": cell_ids(piece.keys),
-        "prompt_id": pa.array([name_of_row(grid.recipe, part) for part in parts], pa.string()).take(by_row),
-        "prompt": prompts.take(pa.array((rows - first) * len(variants) + grid.variants_of(piece.indexes))),
-        "model": pa.array(grid.recipe.models, pa.string()).take(model_places),
+        "prompt_id": from_texts([name_of_row(grid.recipe, part) for part in parts]).take(by_row),
+        "prompt": prompts.take(from_ints((rows - first) * len(variants) + grid.variants_of(piece.indexes))),
+        "model": from_texts(grid.recipe.models).take(model_places),
     }
     for name in parameter_names(grid):
         columns[name] = _parameter_column(source, piece, name, schema.field(name).type, parts=parts, by_row=by_row)
     for axis in grid.axes:
         if axis.kind == "word":
             texts = typed(axis.name, [v if isinstance(v, str) else json.dumps(v) for v in axis.values], pa.string())
-            columns[axis.name] = texts.take(pa.array(grid.value_places(axis.name)[combinations]))
+            columns[axis.name] = texts.take(from_ints(grid.value_places(axis.name)[combinations]))
     places = np.searchsorted(fact_indexes, piece.indexes)
     places = np.minimum(places, max(0, len(fact_indexes) - 1))
     known = fact_indexes[places] == piece.indexes if len(fact_indexes) else np.zeros(len(piece.indexes), dtype=np.bool_)
-    state = _state_columns(facts.take(pa.array(places, mask=~known)), source.base_url)
+    state = _state_columns(facts.take(from_ints(places, is_null=~known)), source.base_url)
     columns.update(zip(STATE_FIELDS.names, state.columns, strict=True))
     carried = source.carried(first, last)
     for field in schema:
@@ -291,14 +292,14 @@ def _parameter_column(
     combinations = piece.indexes % grid.n_combinations
     axis = next((axis for axis in grid.axes if axis.name == name), None)
     if axis is not None and axis.kind == "parameter":
-        return typed(name, axis.values, kind).take(pa.array(grid.value_places(name)[combinations]))
+        return typed(name, axis.values, kind).take(from_ints(grid.value_places(name)[combinations]))
     constant = grid.recipe.params.get(name)
     if axis is None and name in grid.recipe.row_params:
         column = typed(name, [part.params.get(name, constant) for part in parts], kind).take(by_row)
     else:
-        column = typed(name, [constant], kind).take(pa.array(np.zeros(len(combinations), dtype=np.int64)))
+        column = typed(name, [constant], kind).take(from_ints(np.zeros(len(combinations), dtype=np.int64)))
     if name == "seed" and piece.seeds is not None:
-        drawn = pa.array(piece.seeds, mask=piece.seeds == NO_SEED)
+        drawn = from_ints(piece.seeds, is_null=piece.seeds == NO_SEED)
         column = pc.coalesce(drawn, column)
     return column
 
@@ -306,26 +307,32 @@ def _parameter_column(
 def _state_columns(facts: pa.Table, base_url: str) -> pa.Table:
     """Return the manifest's state columns of folded facts; a row of nulls is a cell that nobody has tried."""
     ids = facts["prediction_id"]
-    urls = pc.binary_join_element_wise(f"{base_url}/predictions/", ids, "/result", "")
+    before, after, nothing = (one(text, pa.string()) for text in (f"{base_url}/predictions/", "/result", ""))
+    urls = pc.binary_join_element_wise(before, ids, after, nothing)
     begun = pc.coalesce(facts["created_at"], facts["submitted_at"])
-    keeps = pc.and_(pc.is_valid(ids), pc.greater(pc.fill_null(pc.list_value_length(facts["outputs"]), 0), 0))
-    expires = pc.add(begun, pa.scalar(RETENTION_MS, pa.duration("ms")))
-    none = pa.scalar([], _STRINGS)
+    zero = one(0, pa.int64())
+    keeps = pc.and_(
+        pc.is_valid(ids), pc.greater(pc.fill_null(pc.list_value_length(facts["outputs"]).cast(pa.int64()), zero), zero)
+    )
+    expires = pc.add(begun, one(RETENTION_MS, pa.duration("ms")))
+    none = one([], _STRINGS)
     columns = {
-        "status": pc.fill_null(facts["status"], "pending"),
+        "status": pc.fill_null(facts["status"], one("pending", pa.string())),
         "prediction_id": ids,
         "result_url": urls,
         "outputs": pc.coalesce(facts["outputs"], none),
-        "outputs_expire_at": pc.if_else(keeps, expires, pa.scalar(None, _MOMENT)),
-        "has_nsfw_contents": pc.coalesce(facts["has_nsfw_contents"], pa.scalar([], pa.list_(pa.bool_()))),
+        "outputs_expire_at": pc.if_else(keeps, expires, one(None, _MOMENT)),
+        "has_nsfw_contents": pc.coalesce(facts["has_nsfw_contents"], one([], pa.list_(pa.bool_()))),
         "files": pc.coalesce(facts["files"], none),
         "sha256": pc.coalesce(facts["sha256"], none),
-        "attempts": pc.fill_null(facts["attempts"], 0),
-        "cost_usd": pc.divide(pc.cast(pc.fill_null(facts["cost_micro_usd"], 0), pa.float64()), 1e6),
+        "attempts": pc.fill_null(facts["attempts"], zero),
+        "cost_usd": pc.divide(
+            pc.cast(pc.fill_null(facts["cost_micro_usd"], zero), pa.float64()), one(1e6, pa.float64())
+        ),
         "warnings": pc.coalesce(facts["warnings"], none),
     }
     arrays = [
-        pc.cast(columns.get(name, facts[name] if name in facts.column_names else None), kind)
+        pc.cast(columns[name] if name in columns else facts[name], kind)
         for name, kind in zip(STATE_FIELDS.names, STATE_FIELDS.types, strict=True)
     ]
     return pa.Table.from_arrays(arrays, schema=STATE_FIELDS)

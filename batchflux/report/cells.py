@@ -12,6 +12,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from batchflux.core.arrow import as_flags, as_ints, equals, from_ints, one
 from batchflux.core.grid import Grid
 from batchflux.core.model import CellStatus
 from batchflux.core.progress import EXCLUDED, STATUS_CODES
@@ -102,12 +103,14 @@ class Cells:
     def add(self, indexes: npt.NDArray[np.int64], table: pa.Table) -> None:
         """Take in some of the manifest's rows, the cells at these indexes."""
         for status, code in STATUS_CODES.items():
-            self.status[indexes[_flags(pc.equal(table["status"], str(status)))]] = code
+            self.status[indexes[as_flags(equals(table["status"], str(status)))]] = code
         self.inference_ms[indexes] = _numbers(table["inference_ms"], NOT_KNOWN)
         self.latency_ms[indexes] = _numbers(table["latency_ms"], NOT_KNOWN)
         self.submitted_at_ms[indexes] = _numbers(table["submitted_at"].cast(pa.int64()), NOT_KNOWN)
         self.completed_at_ms[indexes] = _numbers(table["completed_at"].cast(pa.int64()), NOT_KNOWN)
-        self.cost_micro_usd[indexes] = np.rint(table["cost_usd"].to_numpy() * 1e6).astype(np.int64)
+        self.cost_micro_usd[indexes] = as_ints(
+            pc.round(pc.multiply(table["cost_usd"], one(1e6, pa.float64()))).cast(pa.int64())
+        )
         self.is_warned[indexes] = _lengths(table["warnings"]) > 0
         self.n_files[indexes] = np.minimum(_lengths(table["files"]), 255)
         flags, hashes = table["has_nsfw_contents"].to_pylist(), table["sha256"].to_pylist()
@@ -120,8 +123,8 @@ class Cells:
         self._add_choices(indexes, table)
 
     def _add_reasons(self, indexes: npt.NDArray[np.int64], table: pa.Table) -> None:
-        told = np.flatnonzero(_flags(pc.is_valid(table["error_kind"])))
-        some = table.select(["error_kind", "error"]).take(pa.array(told))
+        told = np.flatnonzero(as_flags(pc.is_valid(table["error_kind"])))
+        some = table.select(["error_kind", "error"]).take(from_ints(told))
         for index, row in zip(indexes[told].tolist(), some.to_pylist(), strict=True):
             self.kind[index] = self.kinds.place(row["error_kind"])
             self.reason[index] = self.reasons.place((row["error"] or "")[:_REASON_CHARS])
@@ -194,12 +197,8 @@ def rows_a_chunk(grid: Grid) -> int:
     return max(1, 500 // max(1, grid.n_combinations))
 
 
-def _flags(column: pa.ChunkedArray) -> npt.NDArray[np.bool_]:
-    return np.asarray(column, dtype=np.bool_)
-
-
 def _numbers(column: pa.ChunkedArray | pa.Array, missing: int) -> npt.NDArray[np.int64]:
-    return np.asarray(pc.fill_null(column.cast(pa.int64()), missing), dtype=np.int64)
+    return as_ints(column.cast(pa.int64()), null=missing)
 
 
 def _lengths(column: pa.ChunkedArray) -> npt.NDArray[np.int64]:

@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from batchflux.core.arrow import as_objects, from_ints
 from batchflux.core.grid import Grid
 from batchflux.io.storage import list_names, make_dir, read_bytes, remove_folder, replace_bytes
 from batchflux.report.cells import Cells, Chunk, axis_words, chunks_of, indexes_of, rows_a_chunk
@@ -260,7 +261,7 @@ def _details(chunk: Chunk) -> dict[str, Any]:
         column = chunk.table[name]
         if name == "prompt" or column.null_count == len(column):
             continue
-        columns[name] = [_finite(value) for value in column.to_pylist()]
+        columns[name] = [_finite(value) for value in as_objects(column)]
     return {"columns": list(columns.items())}
 
 
@@ -285,7 +286,9 @@ class _Texts:
         words = self._words[combinations]
         # One cell of each row and prompt tells them all.
         _, firsts = np.unique(rows * self._n_words + words, return_index=True)
-        some = chunk.table.select(["prompt_id", "prompt"]).take(pa.array(firsts)).to_pylist()
+        some = (
+            chunk.table.select(["prompt_id", "prompt"]).take(from_ints(np.asarray(firsts, dtype=np.int64))).to_pylist()
+        )
         for row, word, cell in zip(rows[firsts].tolist(), words[firsts].tolist(), some, strict=True):
             self._reach(row)
             self._names[row - self._first] = cell["prompt_id"]

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -72,3 +73,32 @@ table.filter(arrow.from_flags(np.array([True, False, True]))).take(arrow.places_
 assert "pandas" not in sys.modules
 """
     subprocess.run([sys.executable, "-c", program], check=True, timeout=60)
+
+
+@settings(deadline=None, derandomize=True, max_examples=60)
+@given(
+    st.sampled_from(
+        [
+            (pa.string(), st.text(st.characters(exclude_categories=["Cs"]))),
+            (pa.int64(), st.integers(-(2**63), 2**63 - 1)),
+            (pa.float64(), st.floats(allow_nan=False)),
+            (pa.bool_(), st.booleans()),
+            (pa.list_(pa.string()), st.lists(st.none() | st.sampled_from(["", "ä", "b"]), max_size=3)),
+            (pa.list_(pa.bool_()), st.lists(st.none() | st.booleans(), max_size=3)),
+        ]
+    ).flatmap(lambda kind: st.tuples(st.just(kind[0]), st.lists(st.none() | kind[1], max_size=20)))
+)
+def test_values_as_arrow_makes_them(case: tuple[pa.DataType, list[Any]]) -> None:
+    """A column built from its buffers is the one that Arrow itself makes, nulls and lists included."""
+    kind, values = case
+    built = arrow.from_values(values, kind)
+    built.validate(full=True)
+    assert built.equals(pa.array(values, kind))
+
+
+@settings(deadline=None, derandomize=True, max_examples=60)
+@given(st.lists(st.none() | st.integers(-(2**40), 2**40), max_size=20))
+def test_moments_as_arrow_gives_them(values: list[int | None]) -> None:
+    """Moments come out as they do by Arrow's own way, which loads pandas."""
+    column = pa.chunked_array([pa.array(values, pa.int64()).cast(pa.timestamp("ms", tz="UTC"))])
+    assert arrow.as_objects(column) == column.to_pylist()

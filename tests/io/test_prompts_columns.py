@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from batchflux.io.columns import build_column, build_strings, is_textual, join_types, plain_array, text_column
+from batchflux.core.arrow import from_texts
+from batchflux.io.columns import build_column, is_textual, join_types, plain_array, text_column
 
 _STEADY = settings(derandomize=True, deadline=None)
 _TEXT = st.text(st.characters(exclude_categories=["Cs"]))
@@ -19,7 +20,7 @@ _TEXT = st.text(st.characters(exclude_categories=["Cs"]))
 @given(st.lists(st.none() | _TEXT))
 def test_strings_built_from_buffers_are_those_given(values: list[str | None]) -> None:
     """Any text, NUL and other planes included, and nulls come back as they were, in a sound array."""
-    array = build_strings(values)
+    array = from_texts(values)
     array.validate(full=True)
     assert array.to_pylist() == values
     assert array.null_count == values.count(None)
