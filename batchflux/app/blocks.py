@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 
 from batchflux.app.rundir import RunIdentity, has_facts
-from batchflux.core.arrow import Ints, as_ints, from_flags, from_ints
+from batchflux.core.arrow import Ints, as_ints, from_flags, from_ints, from_values
 from batchflux.core.cellstates import CellIndex
 from batchflux.core.errors import CheckpointDamaged
 from batchflux.core.grid import Grid, GridSlice
@@ -46,7 +46,7 @@ class Block(NamedTuple):
         for row, line in lines.items():
             said[row] = [*(said[row] or ()), line]
         place = self.facts.column_names.index("warnings")
-        warnings = pa.array(said, pa.list_(pa.string()))
+        warnings = from_values(said, pa.list_(pa.string()))
         return self._replace(facts=self.facts.set_column(place, self.facts.schema.field(place), warnings))
 
 
