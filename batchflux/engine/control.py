@@ -1,11 +1,12 @@
-"""Whether the run goes on, and whether one more submission may leave: asked and reserved in one step, by one waiter.
+"""Whether the run goes on, and whether one more submission may leave: asked and reserved in one step.
 
+Who has to wait stands in line, and only its first is asked about again when there is news: one task wakes a submission.
 Owns the limits of `core.limits` and the budget; knows no HTTP and no cell's fate.
 """
 
 import asyncio
+from collections import deque
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass, field
 
 from batchflux.core.budget import Budget, usd
@@ -38,9 +39,18 @@ class StopSwitch:
             listener()
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Asked:
+    """A submission that is to leave."""
+
+    price_micro_usd: int
+    images: int
+    is_new_cell: bool
+
+
 @dataclass(kw_only=True)
 class Admission:
-    """The one gate before every submission. `asking` is held by the one worker that waits for a place."""
+    """The one gate before every submission."""
 
     window: Window
     pace: Pace
@@ -53,9 +63,10 @@ class Admission:
     open_posts: int = 0
     unresolved: int = 0
     cells_started: int = 0
-    asking: asyncio.Lock = field(default_factory=asyncio.Lock)
     _limit_reached: StopReason | None = None
-    _news: asyncio.Event = field(default_factory=asyncio.Event)
+    _line: deque[tuple[_Asked, asyncio.Future[bool]]] = field(default_factory=deque)
+    _soon: asyncio.Handle | None = None
+    _later: asyncio.TimerHandle | None = None
 
     def __post_init__(self) -> None:
         self.switch = StopSwitch(self.changed)
@@ -64,33 +75,55 @@ class Admission:
         self.no_open_posts.set()
 
     def changed(self) -> None:
-        """Wake the waiter: a slot, money or a reason to stop has come."""
-        self._news.set()
+        """Have the line looked at: a slot, money or a reason to stop has come. Not before its bearer has told all."""
+        if self._line and self._soon is None:
+            self._soon = asyncio.get_running_loop().call_soon(self._look_at_line)
 
     async def admit(self, *, price_micro_usd: int, images: int, is_new_cell: bool) -> bool:
-        """Wait until one more submission may leave and reserve all it takes; False where none will any more.
+        """Wait until one more submission may leave and reserve all it takes; False where none will any more."""
+        asked = _Asked(price_micro_usd=price_micro_usd, images=images, is_new_cell=is_new_cell)
+        if not self._line:
+            is_admitted = self._admit_now(asked)
+            if is_admitted is not None:
+                return is_admitted
+        place: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+        self._line.append((asked, place))
+        return await place
 
-        The caller holds `asking`.
-        """
+    def _look_at_line(self) -> None:
+        """Admit who stands in line, one after the other, up to the first who has to wait."""
+        for handle in (self._soon, self._later):
+            if handle is not None:
+                handle.cancel()
+        self._soon = self._later = None
+        while self._line:
+            asked, place = self._line[0]
+            if not place.done():  # else its task was cancelled
+                is_admitted = self._admit_now(asked)
+                if is_admitted is None:
+                    break
+                place.set_result(is_admitted)
+            self._line.popleft()
+
+    def _admit_now(self, asked: _Asked) -> bool | None:
+        """Reserve all that one submission takes, or return False where none will leave any more, None to wait."""
         loop = asyncio.get_running_loop()
-        while True:
-            self._news.clear()
-            now_s = loop.time()
-            if self._must_stop(now_s, price_micro_usd, is_new_cell=is_new_cell):
-                return False
-            wake_at_s = self._wake_at_s(now_s, price_micro_usd)
-            if wake_at_s is None:
-                self.budget.reserve(price_micro_usd)
-                self.window.started()
-                self.pace.spend(images, now_s=now_s)
-                self.breaker.sent(now_s)
-                self.open_posts += 1
-                self.no_open_posts.clear()
-                self.cells_started += is_new_cell
-                return True
-            with suppress(TimeoutError):
-                async with asyncio.timeout_at(wake_at_s if wake_at_s > now_s else None):
-                    await self._news.wait()
+        now_s, price_micro_usd = loop.time(), asked.price_micro_usd
+        if self._must_stop(now_s, price_micro_usd, is_new_cell=asked.is_new_cell):
+            return False
+        wake_at_s = self._wake_at_s(now_s, price_micro_usd)
+        if wake_at_s is not None:
+            if wake_at_s > now_s:
+                self._later = loop.call_at(wake_at_s, self._look_at_line)
+            return None
+        self.budget.reserve(price_micro_usd)
+        self.window.started()
+        self.pace.spend(asked.images, now_s=now_s)
+        self.breaker.sent(now_s)
+        self.open_posts += 1
+        self.no_open_posts.clear()
+        self.cells_started += asked.is_new_cell
+        return True
 
     def _must_stop(self, now_s: float, price_micro_usd: int, *, is_new_cell: bool) -> bool:
         reason = self.switch.reason

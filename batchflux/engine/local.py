@@ -72,6 +72,7 @@ class Engine:
     ids_before: Iterable[str] = ()
 
     _start_worker: Callable[[], asyncio.Task[None]] = field(init=False, repr=False)
+    _now_s: Callable[[], float] = field(init=False, repr=False)  # the loop's clock
 
     def __post_init__(self) -> None:
         pace = PollPace()
@@ -113,6 +114,7 @@ class Engine:
         `lost` are submissions that an earlier run left without an answer: they are resolved while this one goes on.
         Raises StorageError where the disk refuses; what was durable stays durable.
         """
+        self._now_s = asyncio.get_running_loop().time
         source = WorkSource(work, admission=self.admission)
         self.resolver.give_to(source)
         for item, unresolved in lost:
@@ -174,7 +176,7 @@ class Engine:
                     item = replace(item, is_paid_before=item.is_paid_before or not item.is_again)
                     self.admission.window.started()
                     await self._drive_with_relief(item, admitted=False)
-                elif await self._queue_for_admission(item, is_new_cell=not item.is_again):
+                elif await self._admit(item, is_new_cell=not item.is_again):
                     await self._drive_with_relief(item, admitted=True)
             finally:
                 source.finished()
@@ -188,10 +190,6 @@ class Engine:
             await self._drive(item, admitted=admitted)
         finally:
             self._driving -= 1
-
-    async def _queue_for_admission(self, item: Work, *, is_new_cell: bool) -> bool:
-        async with self.admission.asking:
-            return await self._admit(item, is_new_cell=is_new_cell)
 
     async def _admit(self, item: Work, *, is_new_cell: bool) -> bool:
         price = self.price_of(item)
@@ -230,7 +228,7 @@ class Engine:
                             if holds:
                                 self.admission.slot_freed()
                                 holds = False
-                            holds = await self._queue_for_admission(item, is_new_cell=False)
+                            holds = await self._admit(item, is_new_cell=False)
                             if not holds:
                                 event = NoMore()
                                 continue
@@ -257,7 +255,7 @@ class Engine:
             self.admission.window.completed(
                 latency_s=(final.latency_ms or 0) / 1000,
                 worked_s=final.inference_ms / 1000 if final.inference_ms else None,
-                now_s=asyncio.get_running_loop().time(),
+                now_s=self._now_s(),
             )
         if final is not None and final.kind is FactKind.UNANSWERED:
             self.resolver.add(item, Unresolved.of(final, price_micro_usd=rules.price_micro_usd))
@@ -282,22 +280,22 @@ class Engine:
             self.admission.budget.release(freed_micro_usd, of_this_session=not item.is_paid_before)
             self.admission.changed()
         self.progress.spent_micro_usd = self.admission.budget.life_micro_usd
-        self.progress.apply(item.cell.index, fact, now_s=asyncio.get_running_loop().time())
+        self.progress.apply(item.cell.index, fact, now_s=self._now_s())
         self.observer.fact(fact)
 
     def _looked(self, result: Prediction | Fault | None = None) -> Looked:
-        return Looked(at_ms=self.wall_ms(), now_s=asyncio.get_running_loop().time(), dice=self.dice(), result=result)
+        return Looked(at_ms=self.wall_ms(), now_s=self._now_s(), dice=self.dice(), result=result)
 
     # ------------------------------------------------------------------------------------------ submissions
 
     async def _submit(self, item: Work, command: Submit, body: bytes) -> Answered:
         """Make the intent durable, send the POST once, and tell the limits what came of it."""
-        loop = asyncio.get_running_loop()
         request = build_submit(self.base_url, item.cell.model, body)
         try:
             # Dated when it leaves: it may have waited long for its place, and is looked for from this moment on.
-            await self.sink.intent(replace(command.intent, at_ms=self.wall_ms()))
-            sent_at_ms, sent_at_s = self.wall_ms(), loop.time()
+            intent, at_ms = command.intent, self.wall_ms()
+            await self.sink.intent(intent if intent.at_ms == at_ms else replace(intent, at_ms=at_ms))
+            sent_at_ms, sent_at_s = self.wall_ms(), self._now_s()
             if self.admission.switch.abandoned.is_set():
                 # It was let in before a signal came, or before the disk failed: from then on nothing leaves.
                 self.admission.breaker.not_sent()
@@ -307,7 +305,7 @@ class Engine:
                 raw = await self.transport.send(request)
         finally:
             self.admission.post_closed()
-        now_s = loop.time()
+        now_s = self._now_s()
         answer = self._hearing.submitted(item, raw, sent_at_ms=sent_at_ms, sent_at_s=sent_at_s, now_s=now_s)
         return Answered(answer=answer, sent_at_ms=sent_at_ms, at_ms=self.wall_ms(), now_s=now_s)
 
@@ -317,5 +315,5 @@ class Engine:
         """Ask once for a prediction's result; what goes wrong is the service's health, never the cell's fate."""
         raw = await self.transport.send(build_result(self.base_url, prediction_id))
         result = decipher_result(raw, prediction_id)
-        self._hearing.queried(prediction_id, result, now_s=asyncio.get_running_loop().time())
+        self._hearing.queried(prediction_id, result, now_s=self._now_s())
         return self._looked(result)
