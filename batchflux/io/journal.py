@@ -13,9 +13,11 @@ import json
 import os
 import struct
 import zlib
+from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields
+from json.encoder import encode_basestring
 from operator import attrgetter
 from pathlib import Path
 from typing import Any, Final, Self
@@ -46,7 +48,10 @@ _VALUES: Final = attrgetter(*_FIELDS)
 _TUPLES: Final = frozenset(field.name for field in fields(Fact) if field.default == ())
 _ENCODE: Final = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), check_circular=False).encode
 _ENCODE_ASCII: Final = json.JSONEncoder(ensure_ascii=True, separators=(",", ":"), check_circular=False).encode
-_INT64: Final = range(-(2**63), 2**63)
+# The fields' names and the words of closed sets as they stand in the payload: three facts a cell are encoded.
+_LABELS: Final = tuple(f'{"," if place else "{"}"{name}":' for place, name in enumerate(_FIELDS))
+_WORDS: Final = {word: f'"{word}"' for word in (*FactKind, *CellStatus)}
+_INT64_MIN, _INT64_MAX = -(2**63), 2**63 - 1
 
 # Held free for the answers that are due when the disk is full: an accepted one takes half a kilobyte, a final one with
 # four URLs of the greatest length 20, and some dozens may be due.
@@ -98,17 +103,24 @@ def encode_fact(fact: Fact) -> bytes:
     Lone surrogates, which UTF-8 has no bytes for, go out as JSON escapes. Raise OverflowError for a number that
     int64 can't hold: refused here, it can't make a journal that can't be sealed.
     """
-    values = {name: value for name, value in zip(_FIELDS, _VALUES(fact), strict=True) if value is not None}
-    for name in _TUPLES:
-        if not values[name]:
-            del values[name]
-    for value in values.values():
-        if type(value) is int and value not in _INT64:
-            raise OverflowError(f"{value} in a fact of cell {fact.cell_id} is beyond int64")
+    pieces: list[str] = []
+    for label, value in zip(_LABELS, _VALUES(fact), strict=True):
+        if value is None or value == ():
+            continue
+        kind = type(value)
+        if kind is int:
+            if not _INT64_MIN <= value <= _INT64_MAX:
+                raise OverflowError(f"{value} in a fact of cell {fact.cell_id} is beyond int64")
+            pieces.append(f"{label}{value}")
+        elif kind is str:
+            pieces.append(label + encode_basestring(value))
+        else:
+            pieces.append(label + (_WORDS.get(value) or _ENCODE(value)))
+    text = "".join(pieces) + "}"
     try:
-        return _ENCODE(values).encode()
+        return text.encode()
     except UnicodeEncodeError:
-        return _ENCODE_ASCII(values).encode()
+        return _ENCODE_ASCII(json.loads(text)).encode()
 
 
 def decode_fact(payload: bytes) -> Fact:
@@ -176,7 +188,8 @@ class Journal:
         self._appended = 0
         self._durable = 0
         self._failure: tuple[str, OSError] | None = None
-        self._flushing = asyncio.Lock()
+        self._waiting: deque[tuple[int, asyncio.Future[None]]] = deque()  # for how many appended, and who
+        self._is_flushing = False
         self._worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="batchflux-flush")
 
     @classmethod
@@ -220,12 +233,38 @@ class Journal:
 
     async def flushed(self) -> None:
         """Wait until everything appended so far would survive a power cut; raise StorageError."""
-        target = self._appended
-        while self._durable < target or self._failure:
-            async with self._flushing:  # whoever comes first flushes for all who have come by then
-                self.raise_failure()
-                if self._durable < target:
-                    await asyncio.get_running_loop().run_in_executor(self._worker, self.sync)
+        self.raise_failure()
+        if self._durable < self._appended:
+            durable = asyncio.get_running_loop().create_future()
+            self._waiting.append((self._appended, durable))
+            if not self._is_flushing:
+                self._is_flushing = True
+                asyncio.get_running_loop().call_soon(self._serve_waiting)  # so that all who come now share a flush
+            await durable
+            self.raise_failure()
+
+    def _serve_waiting(self) -> None:
+        """Wake all at once who need not wait: their facts are durable, or never will be. Flush for the others."""
+        while self._waiting:
+            appended, durable = self._waiting[0]
+            if durable.done():  # its task was cancelled
+                pass
+            elif self._failure is not None or appended <= self._durable:
+                durable.set_result(None)
+            else:
+                break
+            self._waiting.popleft()
+        self._is_flushing = bool(self._waiting)
+        if self._is_flushing:
+            asyncio.get_running_loop().run_in_executor(self._worker, self.sync).add_done_callback(self._end_flush)
+
+    def _end_flush(self, flush: asyncio.Future[None]) -> None:
+        error = flush.exception()
+        while self._waiting and error is not None:  # a fault of ours: the disk's are kept, not raised
+            _, durable = self._waiting.popleft()
+            if not durable.done():
+                durable.set_exception(error)
+        self._serve_waiting()
 
     def sync(self) -> None:
         """Flush in the calling thread, whichever it is; a failure is kept and raised by whoever waits or appends.

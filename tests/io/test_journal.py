@@ -3,6 +3,7 @@
 import asyncio
 import dataclasses
 import errno
+import json
 import os
 import threading
 from pathlib import Path
@@ -55,6 +56,15 @@ def journal_bytes(path: Path, history: list[Fact]) -> bytes:
 def test_a_fact_is_read_back_as_it_was(fact: Fact) -> None:
     """Every field survives, lone surrogates too."""
     assert decode_fact(encode_fact(fact)) == fact
+
+
+@given(facts())
+def test_a_fact_is_written_as_the_json_module_would(fact: Fact) -> None:
+    """The encoder is made for facts, and the text is still plain JSON: the same fields, order and values."""
+    stated = {name: value for name, value in dataclasses.asdict(fact).items() if value is not None and value != ()}
+    written = json.loads(encode_fact(fact))
+    assert list(written) == list(stated)
+    assert written == json.loads(json.dumps(stated))
 
 
 def test_encoding_is_compact() -> None:
@@ -228,6 +238,50 @@ def test_what_queues_while_a_flush_runs_shares_the_next_one(tmp_path: Path, monk
         await journal.flushed()
         assert disk.count == 2
         journal.close()
+
+    asyncio.run(main())
+
+
+def test_what_is_appended_in_one_go_shares_the_first_flush(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ten waiters that come at once need one flush, one of them gone meanwhile, and are woken together."""
+    disk = GatedFlush(monkeypatch)
+    disk.may_end.set()
+
+    async def main() -> None:
+        journal = begin(tmp_path / "journal")
+        woken: list[int] = []
+
+        async def write(number: int) -> None:
+            journal.append(make_fact(number))
+            await journal.flushed()
+            woken.append(number)
+            await asyncio.sleep(0)
+            assert len(woken) == 9
+
+        async with asyncio.TaskGroup() as group:
+            waiters = [group.create_task(write(number)) for number in range(10)]
+            await asyncio.sleep(0)
+            waiters[3].cancel()
+        assert disk.count == 1
+        journal.close()
+
+    asyncio.run(main())
+
+
+def test_a_journal_may_be_closed_while_those_who_waited_are_gone(tmp_path: Path) -> None:
+    """Nothing is flushed for who was cancelled before the flush began, and nothing is left behind in the loop."""
+
+    async def main() -> None:
+        faults: list[object] = []
+        asyncio.get_running_loop().set_exception_handler(lambda _loop, context: faults.append(context))
+        journal = begin(tmp_path / "journal")
+        journal.append(make_fact(1))
+        async with asyncio.TaskGroup() as group:
+            waiting = group.create_task(journal.flushed())
+            await asyncio.sleep(0)
+            waiting.cancel()
+            journal.close()
+        assert faults == []
 
     asyncio.run(main())
 
