@@ -266,6 +266,8 @@ class Grid:
         """Return a cell's whole key, and the seed drawn for it (None where the job gives one)."""
         groups = self._groups
         ordinal = groups.ordinal(row, combination)
+        if not self.hashes_cells:
+            return add_keys(seedless, ordinal_key(ordinal)) if ordinal else seedless, None
         variant = int(self._variant_of[combination])
         model = self.recipe.models[variant // prod(len(axis.values) for axis in self.recipe.word_axes)]
         if self._seed_axis is not None:
@@ -320,17 +322,13 @@ class Grid:
 
     def combination_values(self, combination: int) -> dict[str, JsonValue]:
         """Return the axis values of a combination, by axis name; a row seed's is its position."""
-        places = np.unravel_index(combination, self.shape) if self.shape else ()
-        return {axis.name: axis.values[int(place)] for axis, place in zip(self.axes, places, strict=True)}
+        return dict(self._values_of(combination).named)
 
     def cell(self, index: int, part: RowPart) -> Cell:
         """Return the cell at an index; `part` is its row's part."""
         row, combination = divmod(index, self.n_combinations)
         values = self._values_of(combination)
-        variant = int(self._variant_of[combination])
-        seedless = add_keys(
-            Key(*self.rows.keys[variant, row].tolist()), Key(*self._combination_keys[combination].tolist())
-        )
+        seedless = add_keys(Key(*self.rows.keys[values.variant, row].tolist()), values.key)
         key, seed = self._with_seed(seedless, row, combination)
         words = {**part.words, **values.words}
         params: dict[str, JsonValue] = {**self.recipe.params, **part.params, **values.params}
@@ -351,9 +349,13 @@ class Grid:
     def _values_of(self, combination: int) -> "_Values":
         found = self._values_seen.get(combination)
         if found is None:
-            named = self.combination_values(combination)
+            places = np.unravel_index(combination, self.shape) if self.shape else ()
+            named = {axis.name: axis.values[int(place)] for axis, place in zip(self.axes, places, strict=True)}
             kinds = {axis.name: axis.kind for axis in self.axes}
             found = _Values(
+                named=named,
+                variant=int(self._variant_of[combination]),
+                key=Key(*self._combination_keys[combination].tolist()),
                 model=str(named["model"]) if "model" in kinds else self.recipe.models[0],
                 words={name: word_text(value) for name, value in named.items() if kinds[name] == "word"},
                 params={name: value for name, value in named.items() if kinds[name] == "parameter"},
@@ -368,6 +370,11 @@ class Grid:
 
 
 class _Values(NamedTuple):
+    """What a combination says, however many rows it is joined with."""
+
+    named: Params
+    variant: int
+    key: Key
     model: str
     words: Mapping[str, str]
     params: Params

@@ -68,16 +68,21 @@ class Key(NamedTuple):
 
 ZERO = Key(0, 0)
 
+# Once and not for each value, as `json.dumps` would make it.
+_ENCODE = json.JSONEncoder(sort_keys=True, separators=(",", ":"), allow_nan=False).encode
+
 
 def canonical_json(value: JsonValue) -> str:
     """Return the one text of a JSON value: keys sorted, no spaces, 5 and 5.0 and 5.00 all "5", strings escaped ASCII.
 
     Floats that aren't whole use Python's shortest repr. Raises ValueError for NaN and the infinities.
     """
-    return json.dumps(_whole_floats_to_ints(value), sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return _ENCODE(_whole_floats_to_ints(value))
 
 
 def _whole_floats_to_ints(value: JsonValue) -> JsonValue:
+    if isinstance(value, str):  # as almost all are
+        return value
     if isinstance(value, float) and value.is_integer():
         return int(value)
     if isinstance(value, list | tuple):
@@ -121,7 +126,11 @@ def ordinal_key(ordinal: int) -> Key:
 
 def add_keys(*keys: Key) -> Key:
     """Return the sum of keys, lane by lane modulo 2**64."""
-    return Key(sum(key[0] for key in keys) % _LANE, sum(key[1] for key in keys) % _LANE)
+    lane0 = lane1 = 0
+    for key in keys:
+        lane0 += key[0]
+        lane1 += key[1]
+    return Key(lane0 % _LANE, lane1 % _LANE)
 
 
 def body_key(model: str, body: Params) -> Key:
@@ -197,5 +206,5 @@ def selection_rank(row_text: str, *, key: int, ordinal: int) -> bytes:
 
 def row_name(row_text: str, params: Params) -> str:
     """Return the name of a row that has no id: 12 hexadecimal digits of its content's hash."""
-    text = canonical_json([row_text, dict(params)])
+    text = f"[{_quoted(row_text)},{canonical_json(dict(params)) if params else '{}'}]"
     return blake2b(text.encode(), digest_size=6, person=b"batchflux-row-1").hexdigest()

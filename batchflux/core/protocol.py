@@ -55,6 +55,9 @@ _MAX_URL_CHARS = 4096
 # [page] 32 hex digits are seen; anything that could change a URL's or a file's meaning is no id.
 _ID = re.compile(r"[A-Za-z0-9_-]{1,128}")
 
+# Once and not for each cell, as `json.dumps` would make it.
+_ENCODE = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode
+
 _COMPLETED = "completed"
 # Statuses of a success that carry no whole answer: no content, reset, partial content [RFC 9110, 15.3].
 _WITHOUT_ANSWER = frozenset({204, 205, 206})
@@ -145,7 +148,7 @@ SubmitAnswer: TypeAlias = NotSent | Accepted | Rejected | Unanswered
 
 def encode_json(value: Mapping[str, Any]) -> bytes:
     """Return a mapping as compact JSON. Raises ValueError for NaN and infinities."""
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode()
+    return _ENCODE(value).encode()
 
 
 def encode_body(body: Params) -> bytes:

@@ -76,7 +76,7 @@ class RunLock:
         if self._fd is None:
             return False
         try:
-            there = os.stat(self._path, follow_symlinks=False)
+            there = os.lstat(self._path)
         except OSError:
             return False
         return os.path.samestat(there, os.fstat(self._fd))

@@ -20,6 +20,7 @@ __all__ = ["LogLevel", "RunLog", "log_level"]
 LogLevel = Literal["debug", "info", "warning"]
 
 _FLUSH_CHARS: Final = 1 << 16
+_ENCODE: Final = json.JSONEncoder(check_circular=False).encode  # a cell has a line
 
 
 def log_level() -> LogLevel:
@@ -76,7 +77,7 @@ class RunLog:
         at = datetime.now(UTC).isoformat(timespec="milliseconds")
         known = {name: value for name, value in details.items() if value is not None}
         try:
-            self._file.write(json.dumps({"at": at, "event": event, **known}) + "\n")
+            self._file.write(_ENCODE({"at": at, "event": event, **known}) + "\n")
         except OSError:
             self.close()
 
