@@ -109,18 +109,20 @@ def test_the_core_is_pure() -> None:
 def test_one_place_sends_requests_and_one_fetches_files() -> None:
     """Only the client sends requests, in one call, and only the downloader gets files: so one place alone can POST."""
     others = {path for path in MODULES if _room(path) != "sandbox"}
-    network = {"aiohttp", "http", "httpx", "requests", "socket", "urllib3", "wavespeed"}
+    network = {"aiohappyeyeballs", "aiohttp", "http", "httpx", "requests", "socket", "urllib3", "wavespeed"}
     speaks = {_named(path) for path in others for name in _imports(path) if name.partition(".")[0] in network}
     # The lock says the host's name; a live page is served, and asks nobody.
-    assert speaks - {"io/lock.py", "report/serving.py"} == {"io/client.py", "io/downloads.py"}
+    assert speaks - {"io/lock.py", "report/serving.py"} == {"io/connection.py", "io/downloads.py"}
     serving = next(path for path in others if _named(path) == "report/serving.py")
     assert "from aiohttp import web\n" in serving.read_text(encoding="utf-8")
     # Where the user wants to be told of a run's end is no service of ours: no key goes there.
     by_hand = {_named(path) for path in others for name in _imports(path) if name.startswith(("urllib.req", "http.cl"))}
     assert by_hand == {"io/notify.py"}
-    verbs = {"request", "post", "patch", "ws_connect"}
+    verbs = {"request", "post", "patch", "ws_connect", "round_trip", "create_connection", "open_connection"}
     assert [(_named(path), name) for path in sorted(others) for _, name in _calls(path) if name in verbs] == [
-        ("io/client.py", "request")
+        ("io/client.py", "round_trip"),
+        ("io/connection.py", "create_connection"),
+        ("io/connection.py", "round_trip"),  # a proxy is asked for a tunnel
     ]
     gets = {
         _named(path)
@@ -133,10 +135,13 @@ def test_one_place_sends_requests_and_one_fetches_files() -> None:
 
 @pytest.mark.security(35)
 def test_nothing_around_the_post_tries_again() -> None:
-    """The call that sends stands in no loop: one request built is one request sent."""
-    tree = ast.parse((PACKAGE / "io/client.py").read_text(encoding="utf-8"))
-    (send,) = [node for node in ast.walk(tree) if isinstance(node, ast.AsyncFunctionDef) and node.name == "send"]
-    assert not any(isinstance(node, ast.For | ast.While | ast.AsyncFor) for node in ast.walk(send))
+    """No call that sends stands in a loop: one request built is one request sent."""
+    trees = [ast.parse((PACKAGE / f"io/{name}.py").read_text(encoding="utf-8")) for name in ("client", "connection")]
+    names = ("send", "_ask_again", "_exchange", "round_trip")
+    sends = [node for tree in trees for node in ast.walk(tree) if isinstance(node, ast.AsyncFunctionDef)]
+    sends = [node for node in sends if node.name in names]
+    assert {node.name for node in sends} == set(names)
+    assert not any(isinstance(node, ast.For | ast.While | ast.AsyncFor) for send in sends for node in ast.walk(send))
 
 
 def test_nobody_swallows() -> None:

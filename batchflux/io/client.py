@@ -1,29 +1,37 @@
-"""Sends a built request and returns the answer, or why there is none. Decides nothing and retries nothing.
+"""Sends a built request and returns the answer, or why there is none. Decides nothing and retries no submission.
 
 The only place in batchflux that POSTs. Submissions get a connection of their own each, so that no stale answer on a
-kept one can be taken for theirs; queries share kept connections. Redirects, cookies, proxies of the environment and
-.netrc are not followed or read; bodies are read up to the request's bound. The key leaves this module only as a header
-of requests to the API's own origin.
+kept one can be taken for theirs (a refusal carries no id, and a fresh id proves nothing where something between us and
+the service has submitted twice); queries, whose answers name what was asked for, share kept connections. Redirects,
+cookies, proxies of the environment and .netrc are not followed or read; bodies are read up to the request's bound. The
+key leaves this module only as a header of requests to the API's own origin.
 """
 
+import asyncio
 import hashlib
 import os
 import ssl
 import traceback
+from collections import deque
 from pathlib import Path
-from types import SimpleNamespace, TracebackType
+from types import TracebackType
 from typing import Self
 
-import aiohttp
-
 from batchflux.core.errors import UsageError
+from batchflux.core.http1 import AnswerReader, Origin, split_url
 from batchflux.core.protocol import HttpAnswer, HttpRequest, TransportFault
+from batchflux.io.connection import Connection, Dialer, Gone, Patience, Sealed
 
 __all__ = ["ApiKey", "Client"]
 
 # The official client's own numbers: 10 s to connect, 60 s for a submission, 30 s for a query.
-_POST_TIMEOUT = aiohttp.ClientTimeout(total=60, sock_connect=10, sock_read=30)
-_GET_TIMEOUT = aiohttp.ClientTimeout(total=30, sock_connect=10, sock_read=20)
+_POST_PATIENCE = Patience(total_s=60, connect_s=10, read_s=30)
+_GET_PATIENCE = Patience(total_s=30, connect_s=10, read_s=20)
+
+# A query's connection is taken again within this; services and what stands before them mostly keep one for longer.
+_KEPT_S = 30.0
+
+_HEADERS = ("Accept: application/json", "Accept-Encoding: identity", "User-Agent: batchflux")
 
 # A shorter key is a play one (the sandbox takes any word): blotting it out could spoil an answer's plain words.
 _LEAST_SECRET_CHARS = 16
@@ -106,95 +114,97 @@ class Client:
                 raise UsageError(f"api.ca_file: {ca_file} can't be read as certificates: {error}") from None
 
     async def __aenter__(self) -> Self:
-        # Only of a submission must it be known whether it left; tracing costs a query a tenth of its time.
-        tracing = aiohttp.TraceConfig()
-        tracing.on_request_headers_sent.append(_note_sent)
-        own = aiohttp.TCPConnector(limit=0, force_close=True, ssl=self.tls)
-        self._posting = self._session(own, _POST_TIMEOUT, tracing)
-        self._asking = self._session(
-            aiohttp.TCPConnector(limit=0, limit_per_host=0, ssl=self.tls, keepalive_timeout=30), _GET_TIMEOUT
-        )
+        self._loop = asyncio.get_running_loop()
+        self._dialer = Dialer(tls=self.tls, proxy=split_url(self.proxy)[0] if self.proxy is not None else None)
+        self._kept: dict[Origin, deque[Connection]] = {}
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        await self._posting.close()
-        await self._asking.close()
-
-    def _session(
-        self, connector: aiohttp.TCPConnector, timeout: aiohttp.ClientTimeout, *tracing: aiohttp.TraceConfig
-    ) -> aiohttp.ClientSession:
-        return aiohttp.ClientSession(
-            connector=connector,
-            timeout=timeout,
-            trust_env=False,
-            cookie_jar=aiohttp.DummyCookieJar(),
-            auto_decompress=False,
-            trace_configs=list(tracing),
-            headers={"Accept-Encoding": "identity", "Accept": "application/json", "User-Agent": "batchflux"},
-        )
+        await self._dialer.close()
 
     async def send(self, request: HttpRequest) -> HttpAnswer | TransportFault:
         """Send one request once. Never raises for what the network or the service does; cancellation passes."""
         is_submission = request.method == "POST"
-        session = self._posting if is_submission else self._asking
-        sent: list[bool] = [] if is_submission else [True]  # a query isn't traced: nothing proves that it didn't leave
-        headers = self._key.header()
-        if request.body is not None:
-            headers["Content-Type"] = "application/json"
+        patience = _POST_PATIENCE if is_submission else _GET_PATIENCE
+        ends_at_s = self._loop.time() + patience.total_s
+        sent = not is_submission  # of a query it is never claimed that it didn't leave
         try:
-            async with session.request(
-                request.method,
-                request.url,
-                data=request.body,
-                headers=headers,
-                allow_redirects=False,
-                proxy=self.proxy,
-                trace_request_ctx=sent,
-            ) as response:
-                body = await _read(response, request.max_answer_bytes)
-                if body is None:
-                    return TransportFault(sent=True, message=f"an answer of over {request.max_answer_bytes} bytes")
-                return HttpAnswer(
-                    status=response.status,
-                    body=self._key.blot_out_bytes(body),
-                    retry_after=self._header_of(response, "Retry-After"),
-                    date=self._header_of(response, "Date"),
-                    location=self._header_of(response, "Location"),
-                )
-        except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
-            # The hook fires before the first byte leaves: only its absence proves that nothing was sent. What aiohttp
-            # calls status 400 here is its own parse error, never the service's word.
-            return TransportFault(sent=bool(sent), message=self._key.blot_out(_words(error)))
+            origin, target = split_url(request.url)
+            if not is_submission and (kept := self._take_kept(origin)) is not None:
+                answer = await self._ask_again(kept, origin, target, request, ends_at_s=ends_at_s)
+                if answer is not None:
+                    return answer
+            connection = await self._dialer.connect(origin, patience=patience)
+            sent = sent or connection.is_open  # then the next step writes, else it raises
+            return await self._exchange(connection, origin, target, request, ends_at_s=ends_at_s)
+        except (OSError, ValueError) as error:
+            return TransportFault(sent=sent, message=self._key.blot_out(_words(error)))
         except BaseException as error:
-            # What goes on upward (a cancellation, a bug) must not carry aiohttp's own variables, the request's bytes
-            # among them, to whoever prints tracebacks with variables.
+            # What goes on upward (a cancellation, a bug) must not carry variables, the request's bytes among them, to
+            # whoever prints tracebacks with variables.
             _clear_variables(error)
             raise
 
-    def _header_of(self, response: aiohttp.ClientResponse, name: str) -> str | None:
-        value = response.headers.get(name)
-        return None if value is None else self._key.blot_out(value)
-
-
-async def _note_sent(
-    session: aiohttp.ClientSession, context: SimpleNamespace, params: aiohttp.TraceRequestHeadersSentParams
-) -> None:
-    context.trace_request_ctx.append(True)
-
-
-async def _read(response: aiohttp.ClientResponse, most_bytes: int) -> bytes | None:
-    """Return the whole body, or None where it is larger than it may be."""
-    parts: list[bytes] = []
-    size = 0
-    async for part in response.content.iter_any():
-        size += len(part)
-        if size > most_bytes:
-            response.close()
+    async def _ask_again(
+        self, connection: Connection, origin: Origin, target: str, request: HttpRequest, *, ends_at_s: float
+    ) -> HttpAnswer | None:
+        """Send a query on a kept connection; None where that had ended meanwhile, and the query may go by a new one."""
+        try:
+            return await self._exchange(connection, origin, target, request, ends_at_s=ends_at_s)
+        except Gone:
             return None
-        parts.append(part)
-    return b"".join(parts)
+
+    async def _exchange(
+        self, connection: Connection, origin: Origin, target: str, request: HttpRequest, *, ends_at_s: float
+    ) -> HttpAnswer:
+        """Send a request and return its answer; the connection is kept where another query may use it."""
+        patience = _GET_PATIENCE if request.body is None else _POST_PATIENCE
+        reader = AnswerReader(request.max_answer_bytes)
+        data = self._build(origin, target, request)
+        await connection.round_trip(data, reader, ends_at_s=ends_at_s, read_s=patience.read_s)
+        if request.method != "GET":
+            connection.close()
+        elif connection.is_open:
+            self._kept.setdefault(origin, deque()).append(connection)
+        return HttpAnswer(
+            status=reader.status,
+            body=self._key.blot_out_bytes(reader.body),
+            retry_after=self._header_of(reader, b"retry-after"),
+            date=self._header_of(reader, b"date"),
+            location=self._header_of(reader, b"location"),
+        )
+
+    def _build(self, origin: Origin, target: str, request: HttpRequest) -> Sealed:
+        """Return a request as it goes over the wire. A proxy that reads it is told the whole address."""
+        if self.proxy is not None and not origin.is_tls:
+            target = f"http://{origin.authority}{target}"
+        lines = [f"{request.method} {target} HTTP/1.1", f"Host: {origin.authority}", *_HEADERS]
+        lines += [f"{name}: {value}" for name, value in self._key.header().items()]
+        if request.method == "POST":
+            lines.append("Connection: close")
+        if request.body is not None:
+            lines += ["Content-Type: application/json", f"Content-Length: {len(request.body)}"]
+        return Sealed("\r\n".join([*lines, "", ""]).encode() + (request.body or b""))
+
+    def _take_kept(self, origin: Origin) -> Connection | None:
+        """Return the connection that was used last, if one is young and stands."""
+        kept = self._kept.get(origin)
+        if not kept:
+            return None
+        oldest_s = self._loop.time() - _KEPT_S
+        while kept and kept[0].idle_since_s < oldest_s:
+            kept.popleft().close()
+        while kept:
+            connection = kept.pop()
+            if connection.is_open:
+                return connection
+        return None
+
+    def _header_of(self, reader: AnswerReader, name: bytes) -> str | None:
+        value = reader.headers.get(name)
+        return None if value is None else self._key.blot_out(value.decode("latin-1"))
 
 
 def _clear_variables(error: BaseException | None) -> None:
@@ -205,6 +215,6 @@ def _clear_variables(error: BaseException | None) -> None:
 
 
 def _words(error: Exception) -> str:
-    """Return an exception's name and words, without the request that some of them carry."""
-    words = error.message if isinstance(error, aiohttp.ClientResponseError) else str(error)
+    """Return an exception's name and words."""
+    words = str(error)
     return f"{type(error).__name__}: {words}" if words else type(error).__name__

@@ -9,7 +9,6 @@ from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import aiohttp
 import pytest
 
 from batchflux.core.protocol import (
@@ -22,6 +21,7 @@ from batchflux.core.protocol import (
     decipher_submit,
 )
 from batchflux.io.client import ApiKey, Client
+from batchflux.io.connection import Patience
 from tests.canary import CANARY
 from tests.core.answers import answer, prediction_data
 from tests.io.raw import RawServer, respond, say
@@ -74,7 +74,7 @@ async def _never(*args: object, **options: object) -> list[Address]:
 )
 def test_a_name_without_an_address_is_not_sent(resolve: Resolve, monkeypatch: pytest.MonkeyPatch) -> None:
     """However a resolver fails, the slowest included, no byte of the submission left."""
-    monkeypatch.setattr("batchflux.io.client._POST_TIMEOUT", aiohttp.ClientTimeout(total=0.3, sock_connect=0.2))
+    monkeypatch.setattr("batchflux.io.client._POST_PATIENCE", Patience(total_s=0.3, connect_s=0.2, read_s=30))
     found = asyncio.run(_send_by(resolve, _submission(_NAME, 9)))
     assert isinstance(decipher_submit(found), NotSent), found
 
@@ -97,10 +97,9 @@ def test_a_dead_address_beside_a_live_one() -> None:
 
 
 @pytest.mark.fault("N04")
-def test_a_name_that_moves_is_followed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_name_that_moves_is_followed() -> None:
     """Fifteen seconds after the service's address changed, submissions go to the new one."""
     later_s = 0.0
-    monkeypatch.setattr("aiohttp.connector.monotonic", lambda: time.monotonic() + later_s)
 
     async def scene() -> None:
         nonlocal later_s
@@ -111,6 +110,7 @@ def test_a_name_that_moves_is_followed(monkeypatch: pytest.MonkeyPatch) -> None:
 
         loop = asyncio.get_running_loop()
         loop.getaddrinfo = resolve  # type: ignore[method-assign]
+        loop.time = lambda: time.monotonic() + later_s  # type: ignore[method-assign]
         async with RawServer(act=say(_GOOD)) as server:
             arrived: list[bytes] = []
 
@@ -174,7 +174,7 @@ def _full() -> Iterator[int]:
 @pytest.mark.fault("N05")
 def test_a_connection_that_hangs_is_not_sent(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nobody takes the connection: it is given up in the time for connecting."""
-    monkeypatch.setattr("batchflux.io.client._POST_TIMEOUT", aiohttp.ClientTimeout(total=30, sock_connect=0.2))
+    monkeypatch.setattr("batchflux.io.client._POST_PATIENCE", Patience(total_s=30, connect_s=0.2, read_s=30))
 
     async def scene(port: int) -> HttpAnswer | TransportFault:
         async with Client(ApiKey(CANARY)) as client:

@@ -6,11 +6,11 @@ import ssl
 from collections.abc import Callable
 from pathlib import Path
 
-import aiohttp
 import pytest
 
 from batchflux.core.protocol import Accepted, HttpAnswer, NotSent, TransportFault, build_submit, decipher_submit
 from batchflux.io.client import ApiKey, Client
+from batchflux.io.connection import Patience
 from tests.canary import CANARY
 from tests.core.answers import answer, prediction_data
 from tests.engine.fakes import Scene
@@ -104,18 +104,23 @@ def test_an_authority_is_trusted_where_it_is_named_and_only_there(authority: Aut
 @pytest.mark.fault("N06")
 def test_a_handshake_that_hangs_is_not_sent(monkeypatch: pytest.MonkeyPatch) -> None:
     """A connection that is taken and never greeted is given up in the time for connecting."""
-    monkeypatch.setattr("batchflux.io.client._POST_TIMEOUT", aiohttp.ClientTimeout(total=30, sock_connect=0.2))
+    monkeypatch.setattr("batchflux.io.client._POST_PATIENCE", Patience(total_s=30, connect_s=0.2, read_s=30))
 
     async def scene() -> HttpAnswer | TransportFault:
+        left = asyncio.Event()
+
         async def hold(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
             while await reader.read(65536):
                 pass
             writer.close()
+            left.set()
 
         server = await asyncio.start_server(hold, "127.0.0.1", 0)
         async with server, Client(ApiKey(CANARY)) as client:
             origin = f"https://127.0.0.1:{server.sockets[0].getsockname()[1]}"
-            return await client.send(build_submit(f"{origin}/api/v3", "a/b", b'{"prompt":"An owl"}'))
+            found = await client.send(build_submit(f"{origin}/api/v3", "a/b", b'{"prompt":"An owl"}'))
+            await left.wait()
+            return found
 
     found = asyncio.run(scene())
     assert isinstance(decipher_submit(found), NotSent), found

@@ -10,7 +10,6 @@ import socket
 import traceback
 from pathlib import Path
 
-import aiohttp
 import pytest
 
 from batchflux.core.errors import UsageError
@@ -24,6 +23,7 @@ from batchflux.core.protocol import (
     decipher_submit,
 )
 from batchflux.io.client import ApiKey, Client
+from batchflux.io.connection import Patience
 from tests.canary import CANARY
 from tests.core.answers import ID, answer, prediction_data
 from tests.faults.marking import fault_cases
@@ -269,7 +269,7 @@ def test_an_encoding_that_nobody_asked_for_stays_packed(encoding: str) -> None:
 @pytest.mark.fault("N10", "N18")
 def test_an_impatient_total_timeout_ends_a_silent_server(monkeypatch: pytest.MonkeyPatch) -> None:
     """N10, N18: a server that reads and says nothing is left after the total time, and the answer is unknown."""
-    monkeypatch.setattr("batchflux.io.client._POST_TIMEOUT", aiohttp.ClientTimeout(total=0.2))
+    monkeypatch.setattr("batchflux.io.client._POST_PATIENCE", Patience(total_s=0.2, connect_s=10, read_s=30))
     found = sent(_nothing)
     assert isinstance(found, TransportFault)
     assert found.sent is True

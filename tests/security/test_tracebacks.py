@@ -13,17 +13,17 @@ from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any
 
-import aiohttp
+import aiohappyeyeballs
 import pytest
-from aiohttp import client_reqrep, http_writer
 
 import batchflux
 from batchflux.app import run as run_module
 from batchflux.core.errors import BatchfluxError, UsageError
+from batchflux.core.http1 import AnswerReader
 from batchflux.core.protocol import HttpRequest, TransportFault
 from batchflux.engine import local
 from batchflux.io import client as client_module
-from batchflux.io import downloads, storage
+from batchflux.io import connection, downloads, storage
 from batchflux.io.client import ApiKey, Client
 from batchflux.io.runlog import RunLog
 from tests.app.service import quick_service, write_spec
@@ -68,15 +68,19 @@ def test_this_would_find_it() -> None:
 @pytest.mark.parametrize(
     ("build", "owner", "name"),
     [
-        (post, aiohttp.TCPConnector, "connect"),
-        (post, client_reqrep.ClientRequest, "__init__"),
-        (post, client_reqrep.ClientRequest, "send"),
-        (post, http_writer.StreamWriter, "write_headers"),
-        (post, http_writer.StreamWriter, "_writelines"),
-        (post, client_reqrep.ClientResponse, "start"),
-        (post, client_module, "_read"),
-        (get, http_writer.StreamWriter, "_write"),
-        (post, client_module, "_note_sent"),
+        (post, client_module, "split_url"),
+        (post, connection.Dialer, "connect"),
+        (post, connection.Dialer, "_look_up"),
+        (post, aiohappyeyeballs, "start_connection"),
+        (post, connection, "Connection"),
+        (post, Client, "_build"),
+        (post, client_module, "AnswerReader"),
+        (post, connection.Connection, "round_trip"),
+        (get, connection.Connection, "_standing"),
+        (post, AnswerReader, "feed"),
+        (get, AnswerReader, "_frame"),
+        (post, Client, "_header_of"),
+        (post, connection.Connection, "close"),
     ],
 )
 def test_a_bug_anywhere_below_shows_no_key(
@@ -84,7 +88,7 @@ def test_a_bug_anywhere_below_shows_no_key(
 ) -> None:
     """Wherever under a request something unexpected is raised, no frame that it passed shows the key.
 
-    What is raised beside the request, in aiohttp's own task that writes, is a fault like any other.
+    What is raised beside the request, where asyncio hands over what came, is a fault like any other.
     """
     raised = False
 
@@ -94,6 +98,7 @@ def test_a_bug_anywhere_below_shows_no_key(
         raise Refusal
 
     async def scene() -> object:
+        asyncio.get_running_loop().set_exception_handler(lambda loop, context: None)
         monkeypatch.setattr(owner, name, fail)
         async with RawServer(act=say(respond(b"{}"))) as server, Client(ApiKey(CANARY)) as client:
             try:
@@ -109,31 +114,31 @@ def test_a_bug_anywhere_below_shows_no_key(
     assert not is_in(repr(found))
 
 
-def test_aiohttps_own_objects_show_no_key(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Requests, answers and what aiohttp raises about them keep the header, and print *** for it."""
+def test_what_carries_the_key_shows_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The request's bytes and all that they pass keep the header, and print nothing of it."""
     shown: list[str] = []
-    real = client_module._read
+    real = connection.Connection.round_trip
 
-    async def look(response: aiohttp.ClientResponse, most_bytes: int) -> bytes | None:
-        error = aiohttp.ClientResponseError(response.request_info, response.history, status=500)
-        shown.extend(map(repr, (response, response.request_info, error, error.args, vars(error))))
-        shown.append(repr(response.request_info.headers))
-        return await real(response, most_bytes)
+    async def look(self: connection.Connection, request: connection.Sealed, *args: Any, **options: Any) -> None:
+        assert is_in(bytes(request).decode())
+        shown.extend((repr(request), str(request), f"{request!r} {request}", repr([request]), repr(vars(self))))
+        await real(self, request, *args, **options)
+        shown.extend((repr(self), repr(vars(self))))
 
     async def scene() -> None:
-        monkeypatch.setattr(client_module, "_read", look)
+        monkeypatch.setattr(connection.Connection, "round_trip", look)
         async with RawServer(act=say(respond(b"{}"))) as server, Client(ApiKey(CANARY)) as client:
             await client.send(post(server.origin))
-            shown.extend(repr(vars(session)) for session in (client._posting, client._asking))
+            shown.extend((repr(client), repr(vars(client)), repr(client._key.header()), repr(vars(client._dialer))))
             assert f"Authorization: Bearer {CANARY}" in server.turns[0].head
 
     asyncio.run(scene())
-    assert "Bearer ***" in "\n".join(shown)
+    assert "<a request>" in "\n".join(shown)
     assert not is_in("\n".join(shown))
 
 
 def test_a_cancelled_request_shows_no_key() -> None:
-    """Stopping a run cancels what waits deep in aiohttp: the cancellation carries nothing out."""
+    """Stopping a run cancels what waits for an answer: the cancellation carries nothing out."""
 
     async def scene() -> str:
         arrived = asyncio.Event()
@@ -160,7 +165,7 @@ def test_a_cancelled_request_shows_no_key() -> None:
 def test_no_failure_leaves_a_trace(
     act: Act, build: Callable[[str], HttpRequest], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Every broken answer becomes a value; what aiohttp raised for it would have shown nothing either."""
+    """Every broken answer becomes a value; what was raised for it would have shown nothing either."""
     raised: list[Exception] = []
     real = client_module._words
 
@@ -263,7 +268,7 @@ RUNS: dict[str, tuple[dict[str, Any], Callable[[pytest.MonkeyPatch], None]]] = {
     "another host": ({"api.base_url": "https://gateway.example"}, lambda patch: None),
     "no certificates": ({"api.ca_file": "/nowhere/ca.pem"}, lambda patch: None),
     "no key": ({"api.key_env": "NO_SUCH_KEY"}, lambda patch: None),
-    "a bug in the client": ({}, break_(client_module, "_read")),
+    "a bug in the client": ({}, break_(Client, "_build")),
     "a bug in the engine": ({}, break_(local.Engine, "run")),
     "a bug in the log": ({}, break_(RunLog, "fact")),
     "a bug in the downloads": ({}, break_(downloads, "inspect_image")),
