@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from batchflux.app.plan import Plan
     from batchflux.app.plan import make_plan as plan
     from batchflux.app.run import RunOptions, run, run_async
+    from batchflux.app.show import Shown, show
     from batchflux.app.summary import Result
     from batchflux.core.errors import (
         BatchfluxError,
@@ -39,6 +40,8 @@ _HOMES = {
     # what a run left
     "read_checkpoint": "batchflux.io.checkpoint",
     "read_manifest": "batchflux.io.manifest",
+    "Shown": "batchflux.app.show",
+    "show": "batchflux.app.show",
     # what goes wrong
     "BatchfluxError": "batchflux.core.errors",
     "CheckpointDamaged": "batchflux.core.errors",
@@ -59,6 +62,7 @@ __all__ = [
     "Result",
     "RunDirLocked",
     "RunOptions",
+    "Shown",
     "StorageError",
     "UsageError",
     "__version__",
@@ -68,6 +72,7 @@ __all__ = [
     "read_manifest",
     "run",
     "run_async",
+    "show",
 ]
 
 
