@@ -180,6 +180,7 @@ def test_public_names() -> None:
         "Result",
         "RunDirLocked",
         "RunOptions",
+        "Shown",
         "StorageError",
         "UsageError",
         "__version__",
@@ -189,6 +190,7 @@ def test_public_names() -> None:
         "read_manifest",
         "run",
         "run_async",
+        "show",
     ]
     assert all(getattr(batchflux, name) is not None for name in batchflux.__all__)
     assert dir(batchflux) == batchflux.__all__
