@@ -19,7 +19,7 @@ from batchflux.app.reading import gather
 from batchflux.app.replicate import read_drawn
 from batchflux.app.resume import Known
 from batchflux.app.rundir import RunIdentity
-from batchflux.core.arrow import Flags
+from batchflux.core.arrow import Flags, from_texts
 from batchflux.core.cellstates import CellIndex
 from batchflux.core.errors import UsageError
 from batchflux.core.grid import Grid
@@ -154,7 +154,7 @@ def with_pairs(grid: Grid, run_dir: Path, blocks: Iterable[Block]) -> Iterator[B
     if not lines:
         yield from blocks
         return
-    indexes = CellIndex(grid).find(pa.chunked_array([pa.array(list(lines), pa.string())]))
+    indexes = CellIndex(grid).find(pa.chunked_array([from_texts(list(lines))]))
     warnings = dict(zip(indexes.tolist(), lines.values(), strict=True))
     for block in blocks:
         places = np.flatnonzero(np.isin(block.cells, indexes)).tolist()
@@ -166,4 +166,4 @@ def _read(run_dir: Path) -> pa.Table:
     try:
         return pq.ParquetFile(run_dir / PAIRS).read().select(PAIR_SCHEMA.names).cast(PAIR_SCHEMA)
     except (FileNotFoundError, pa.ArrowException, KeyError):
-        return PAIR_SCHEMA.empty_table()
+        return pa.Table.from_arrays([pa.nulls(0, field.type) for field in PAIR_SCHEMA], schema=PAIR_SCHEMA)

@@ -176,6 +176,7 @@ class _Reading:
             self._index = CellIndex(self._grid)
         self._newest.add(facts)
         self._clocks.add(facts)
+        self._pace.add(facts)  # of cells that have left the job too: they took their time
         cells = self._index.find(facts["cell_id"])
         is_ours = cells >= 0
         if not is_ours.all():
@@ -183,7 +184,6 @@ class _Reading:
             self._retired.tidy()
             facts, cells = facts.filter(from_flags(is_ours)), cells[is_ours]
         self._states.add(cells, facts)
-        self._pace.add(facts)
         self._open.add(facts.take(places_of(self._states.is_open(cells))))
         self._open.tidy(self._is_open)
         self._rows += len(cells)
