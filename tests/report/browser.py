@@ -143,6 +143,17 @@ class Page:
         """Return how many elements a selector finds."""
         return int(self.run(f"document.querySelectorAll({json.dumps(selector)}).length"))
 
+    def download(self, selector: str, folder: Path, name: str) -> Path:
+        """Click what downloads a file, and return where it lies once it is whole."""
+        self.send("Browser.setDownloadBehavior", behavior="allow", downloadPath=str(folder))
+        self.click(selector)
+        deadline = time.monotonic() + TIMEOUT_S
+        while not (folder / name).exists():  # the browser gives it this name when all of it is there
+            self.run("new Promise(tell => setTimeout(tell, 20))")
+            if time.monotonic() > deadline:
+                raise PageError(f"never came: {name}; there are {sorted(folder.iterdir())}")
+        return folder / name
+
     def settle(self) -> None:
         """Wait until every image in sight is there, or is known not to come."""
         self.wait("[...document.images].every(image => image.complete)")

@@ -225,14 +225,7 @@ def test_marks_are_kept_and_leave_as_a_table(page: Page, small: Path, tmp_path: 
     page.wait("document.querySelector('#picks').textContent === '★ 2  ✕ 1'")
     _open(page, small, "view=gallery&mark=winner")
     page.wait(f"document.querySelector('{GALLERY} .found').textContent === '2 of 24 cells'")
-    page.send("Browser.setDownloadBehavior", behavior="allow", downloadPath=str(tmp_path), eventsEnabled=True)
-    page.click("#picks")
-    page.wait("document.querySelector('#picks')")
-    picks = tmp_path / "picks.csv"
-    for _ in range(200):
-        if picks.exists():
-            break
-        page.wait("true")
+    picks = page.download("#picks", tmp_path, "picks.csv")
     with picks.open(newline="") as file:
         rows = list(csv.reader(file))
     assert rows[0] == ["cell_id", "mark"]
