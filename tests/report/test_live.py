@@ -214,6 +214,8 @@ def test_a_killed_run_and_its_resume(page: Page, tmp_path: Path) -> None:
             page.wait("document.querySelector('.nowstate')?.textContent === 'at work'")
             first = _now(address)
             page.wait(f"{_DONE} > {first['counts']['completed']}")  # it moves by itself
+            page.click("#tab-sweep")
+            page.wait("document.querySelector('.sweep .figures')")
             run.send(signal.SIGKILL)
             run.process.wait()
             page.wait("document.querySelector('.nowstate').textContent === 'not at work'")
@@ -231,6 +233,8 @@ def test_a_killed_run_and_its_resume(page: Page, tmp_path: Path) -> None:
             assert now["counts"]["completed"] == 300
             assert (now["spent_usd"], now["budget_usd"]) == (status["cost_usd"], 50)
             # The views are of the end too, without being loaded anew.
+            page.wait("document.querySelectorAll('.sweep .figure dd')[1].textContent === '300'")
+            page.click("#tab-grid")
             page.wait("[...document.querySelectorAll('#view-grid .tile')].every(tile => tile.querySelector('img'))")
             page.wait(f"document.documentElement.dataset.told >= '{now['at']}'")
         page.wait("document.querySelector('.nowstate').textContent === 'no longer told'")

@@ -249,6 +249,7 @@ def test_the_sweep_says_what_was_planted(page: Page, middling: Path) -> None:
     assert "Inference time rises with it" in page.text("section.axis li.effect")
     assert page.count("section.axis svg.chart") == 6
     assert page.text('section[aria-label="Slowest cells"] td.time').endswith(" s")
+    assert "no image came of it" in page.text("table.cells td .why")
     assert "49 × generation_failed" in page.text('section[aria-label^="Failed cells"]')
     page.run("document.querySelector('section[aria-label=\"Slowest cells\"] button').click()")
     page.wait("document.querySelector('#lightbox').open")
@@ -269,6 +270,10 @@ def test_two_thousand_cells_are_walked_through(page: Page, middling: Path) -> No
     _open(page, middling, "view=gallery&is.aspect_ratio=1:1")
     page.wait(f"document.querySelector('{GALLERY} .found').textContent === '500 of 2,000 cells'")
     assert page.count(f"{GALLERY} .tile") < 200
+    _open(page, middling, "view=gallery&sort=row.aspect_ratio&down=1")
+    page.wait(f"document.querySelectorAll('{GALLERY} .tile').length > 0")
+    assert page.run("document.querySelector('#sort').selectedOptions[0].textContent") == "by aspect_ratio"
+    assert page.run(f"document.querySelector('{GALLERY} .tile').dataset.index") == "20"  # the first row of 3:2
 
 
 @pytest.mark.security(18)
@@ -314,6 +319,8 @@ def test_a_phone_has_it_all(page: Page, small: Path) -> None:
         _open(page, small, view, width=390, height=844)
         page.wait("document.querySelector('.tile, .figures')")
         assert page.run("document.documentElement.scrollWidth") <= 390
+    heights = page.run("[...document.querySelectorAll('table.cells button')].map(node => node.offsetHeight)")
+    assert max(heights) < 40  # its word is in one line
     _open(page, small, width=390, height=844)
     page.click(_tile(0))
     page.wait("document.querySelector('#lightbox img.whole')")

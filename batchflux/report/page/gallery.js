@@ -10,7 +10,11 @@ const galleryView = (panel) => {
   let columns = 1;
   let places = null; // index → place in the list, made when an arrow asks for it
 
-  const numbersOf = (axis) => axis.words.map(Number).every((value) => Number.isFinite(value));
+  // The place of each value among the others: by number where all are numbers, else as they are listed.
+  const orderOf = (values) => {
+    const numbers = values.map(Number);
+    return numbers.every((value) => Number.isFinite(value)) ? numbers.map((value) => numbers.filter((other) => other < value).length) : values.map((_, place) => place);
+  };
 
   const sorts = () => [
     ["", "in the grid's order"],
@@ -18,14 +22,20 @@ const galleryView = (panel) => {
     ["inference", "by inference time"],
     ["latency", "by latency"],
     ...run.axes.map((axis) => [`axis.${axis.name}`, `by ${axis.name}`]),
+    ...Object.keys(run.choices).map((name) => [`row.${name}`, `by ${name}`]),
   ];
 
   // What each cell is sorted by; cells that have none come last whichever way.
   const sortValue = (name) => {
     if (name in { completed: 1, inference: 1, latency: 1 }) return (index) => run[name][index];
+    const said = name.startsWith("row.") ? run.choices[name.slice(4)] : null;
+    if (said) {
+      const order = [-1, ...orderOf(said.words.slice(1))];
+      return (index) => order[said.codes[index]];
+    }
     const axis = axisNamed(name.slice(5));
     if (!axis) return null;
-    const order = numbersOf(axis) ? axis.words.map(Number).map((value, _, all) => all.filter((other) => other < value).length) : axis.words.map((_, place) => place);
+    const order = orderOf(axis.words);
     return (index) => order[placeOn(axis, index)];
   };
 

@@ -59,12 +59,12 @@ const sweepView = (panel) => {
       el("div", { class: "charts" }, ...charts.map(([title, series, how]) => el("figure", {}, el("figcaption", { text: title }), timeChart(title, series, { length, ...how })))));
   };
 
-  const cellList = (title, indexes, tell, note) => {
+  const cellList = (title, indexes, { tell, note, why }) => {
     const list = el("table", { class: "cells" }, el("tbody"));
     for (const index of indexes) {
       const name = el("td", {});
       const link = el("td", {}, button("Show", () => openLightbox(index), { class: "small", "aria-label": `Show ${cellWords(index)}` }));
-      const showName = () => name.replaceChildren(words(textsNow(rowOf(index))?.name ?? "", { class: "rowname" }), " ", words(promptNow(index), { class: "prompt" }));
+      const showName = () => name.replaceChildren(words(textsNow(rowOf(index))?.name ?? "", { class: "rowname" }), " ", words(promptNow(index), { class: "prompt" }), ...(why ? [words(why(index), { class: "why" })] : []));
       if (textsNow(rowOf(index))) showName();
       else textsOf(rowOf(index)).then(showName);
       list.firstChild.append(el("tr", {}, el("td", { text: tell(index), class: "time" }), name, el("td", {}, words(axisWords(index))), link));
@@ -72,20 +72,34 @@ const sweepView = (panel) => {
     return el("section", { "aria-label": title }, el("h2", { text: title }), note ? el("p", { class: "hint", text: note }) : null, list);
   };
 
-  let drawn = false;
+  // How many cells failed of what; there may be more of them than are listed.
+  const failures = (listed) => {
+    const kinds = new Map();
+    let all = 0;
+    for (let index = 0; index < run.cells; index += 1) {
+      if (STATUSES[run.status[index]] !== "failed") continue;
+      all += 1;
+      kinds.set(run.kind[index], (kinds.get(run.kind[index]) ?? 0) + 1);
+    }
+    const said = [...kinds].sort((a, b) => b[1] - a[1]).map(([kind, n]) => `${count(n)} × ${run.kinds[kind] || "no reason said"}`).join(", ");
+    return all > listed ? `${said}; the first ${count(listed)} are listed, the gallery's filters find all` : said;
+  };
+
+  let drawn = null; // of which data: a live page's change
   return {
     draw: async () => {
-      if (drawn) return;
-      drawn = true;
-      page.replaceChildren(el("p", { class: "hint", text: "Loading the figures" }));
+      if (drawn === FOLDER) return;
+      if (drawn === null) page.replaceChildren(el("p", { class: "hint", text: "Loading the figures" }));
+      drawn = FOLDER;
       const sweep = await load("sweep");
-      const failures = Object.entries(sweep.errors).map(([kind, n]) => `${count(n)} × ${kind}`).join(", ");
       const parts = [figures(sweep), ...sweep.axes.filter((axis) => axis.n_values > 1).map(axisPart)];
       if (sweep.axes.some((axis) => axis.n_values > 1)) parts.push(el("p", { class: "hint", text: "Bars hold the middle half of the cells, thin lines 5 to 95 %, dots the median or the share with its 95 % interval. Values are compared within the same prompt and the same other values where the grid has them (times by aligned ranks, shares by Cochran's Q), else across it (Kruskal-Wallis); p is corrected for the number of tests on this page (Holm)." }));
       if (sweep.timeline) parts.push(timePart(sweep.timeline));
-      if (sweep.failed_listed.length) parts.push(cellList(`Failed cells: ${count(sweep.by_status.failed)}`, sweep.failed_listed, (index) => run.kinds[run.kind[index]], failures));
-      if (sweep.slowest.length) parts.push(cellList("Slowest cells", sweep.slowest, (index) => milliseconds(run.inference[index] >= 0 ? run.inference[index] : run.latency[index])));
+      if (sweep.failed_listed.length) parts.push(cellList(`Failed cells: ${count(sweep.by_status.failed)}`, sweep.failed_listed, { tell: (index) => run.kinds[run.kind[index]], note: failures(sweep.failed_listed.length), why: (index) => run.reasons[run.reason[index]] }));
+      if (sweep.slowest.length) parts.push(cellList("Slowest cells", sweep.slowest, { tell: (index) => milliseconds(run.inference[index] >= 0 ? run.inference[index] : run.latency[index]) }));
+      const opened = [...page.querySelectorAll("details")].map((details) => details.open);
       page.replaceChildren(...parts);
+      page.querySelectorAll("details").forEach((details, place) => (details.open = opened[place] ?? false));
     },
     update: () => {},
   };
