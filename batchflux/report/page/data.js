@@ -150,7 +150,7 @@ const cellWords = (index) => {
   const parts = [textsNow(rowOf(index))?.name ?? `row ${rowOf(index) + 1}`, axisWords(index)];
   parts.push(status === EXCLUDED ? "left out by exclude" : STATUSES[status]);
   if (run.inference[index] >= 0) parts.push(milliseconds(run.inference[index]));
-  if (run.reason[index]) parts.push(run.reasons[run.reason[index]]);
+  parts.push(run.kinds[run.kind[index]], run.reasons[run.reason[index]]);
   if (run.nsfw[index] === 1) parts.push("flagged NSFW");
   if (run.warned[index]) parts.push("with a warning");
   return parts.filter(Boolean).join("; ");

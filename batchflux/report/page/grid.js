@@ -67,7 +67,7 @@ const gridView = (panel) => {
 
   const drawHead = () => {
     const step = plan.size + GRID.gap;
-    const corner = (text, second) => el("div", { class: "corner", role: "columnheader", style: { width: `${plan.label}px` } }, text ? el("span", { text }) : null, second ? el("span", { text: second }) : null);
+    const corner = (text) => el("div", { class: "corner", role: "columnheader", style: { width: `${plan.label}px` } }, el("span", text ? { text } : { text: "prompts", class: "unseen" }));
     const names = (axis, width, places) =>
       places.map((place) => el("div", { class: "colhead", role: "columnheader", style: { width: `${width}px` }, title: `${axis.name} ${axis.words[place]}` }, el("span", { class: "axisname", text: axis.name }), words(axis.words[place])));
     const lines = [];

@@ -23,7 +23,7 @@ const showPicks = () => {
   const picks = byId("picks");
   picks.textContent = `★ ${count(winners)}  ✕ ${count(all.length - winners)}`;
   picks.disabled = !all.length && !Object.keys(strangers).length;
-  picks.setAttribute("aria-label", `Download picks.csv: ${winners} winners, ${all.length - winners} rejects`);
+  picks.setAttribute("aria-label", `${picks.textContent}: download picks.csv, ${winners} winners, ${all.length - winners} rejects`);
 };
 
 const start = async () => {
