@@ -10,11 +10,10 @@ import numpy as np
 from batchflux.app.job import Job, shown_path
 from batchflux.app.reading import read_known
 from batchflux.app.replicate import to_replicate
-from batchflux.app.resume import SPAN_S, Known, PaceSeen
+from batchflux.app.resume import Known
 from batchflux.app.reuse import Reuse, find_reuse
 from batchflux.app.rundir import RunIdentity
 from batchflux.core.budget import usd
-from batchflux.core.forecast import LEAST_CELLS, Forecast, forecast
 from batchflux.core.model import CellStatus, JsonValue
 from batchflux.core.pricing import PriceList
 from batchflux.core.progress import STATUS_CODES, count_codes
@@ -29,7 +28,6 @@ LEVELS = {"bronze": 2, "silver": 500, "gold": 3000, "ultra": 5000}
 # About what a 1-megapixel PNG takes; only until a run has shown its own.
 _GUESSED_IMAGE_BYTES = 1_500_000
 _RETENTION_H = 7 * 24
-_NIGHT_S = 8 * 3600
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,8 +39,6 @@ class Plan:
     the dearest where parameters change it, and `cheapest_usd` the least then. `reused` cells are taken over from
     earlier runs, of the new ones, and `saved_usd` is what they would have cost. `replicates` cells are submitted a
     second time; `to_pay`, `images` and `cost_usd` count those too, of which `replicates_usd` is the price.
-    `limit` is what held the measured run back; `forecast` is of the cells left to pay, from what the run directory
-    `forecast_from` measured, None where nothing was measured.
     """
 
     name: str
@@ -70,8 +66,6 @@ class Plan:
     saved_usd: float | None = 0.0
     replicates: int = 0
     replicates_usd: float | None = 0.0
-    forecast: Forecast | None = None
-    forecast_from: str | None = None
 
     def as_json(self) -> str:
         """Return the plan as one JSON object."""
@@ -100,8 +94,6 @@ class Plan:
             times = "; ".join(f"{level} {duration(hours * 3600)}" for level, hours in self.hours.items())
             if self.limit is not None:
                 pairs.append(("limit", self.limit))
-            if self.forecast is not None:
-                pairs += self._forecast_lines(self.forecast)
             pairs += [("time at least", times), ("disk", f"about {_size(self.disk_bytes)}")]
         return [*pairs, ("run directory", shown_path(Path(self.run_dir)))]
 
@@ -110,19 +102,6 @@ class Plan:
         text = [f"{self.name}", *(f"  {what:<{width}}  {much}" for what, much in self.lines())]
         text += [f"  warning: {warning}" for warning in self.warnings]
         return "\n".join(text)
-
-    def _forecast_lines(self, told: Forecast) -> list[tuple[str, str]]:
-        times = f"{duration(told.half_s)} in half of such nights, {duration(told.nine_in_ten_s)} in nine of ten"
-        by = (
-            ""
-            if self.forecast_from in (None, self.run_dir)
-            else f"  (measured by {shown_path(Path(self.forecast_from))})"
-        )
-        lines = [("forecast", f"{times}{by}")]
-        if told.nine_in_ten_s > told.horizon_s:
-            at_least = f"{told.cells_half:,} cells in half of them, {told.cells_nine_in_ten:,} or more in nine of ten"
-            lines.append((f"in {told.horizon_s / 3600:.0f} h", at_least))
-        return lines
 
     def _prices(self) -> str:
         said = []
@@ -187,8 +166,7 @@ def make_plan(
     to_pay, images, cost = price_of_cells(job, known, prices)
     again = to_replicate(job, known, prices)
     to_pay, images, cost = to_pay + again.cells, images + again.images, cost + again.cost_micro_usd
-    measured_in, pace = _measured(job, known)
-    limits = read_limits(measured_in)
+    limits = read_limits(job.run_dir)
     repeated = grid.repeated()
     costs_known = all(model in prices.an_image for model in spec.models)
     repeated_micro_usd = int(prices.of_many(repeated, job.shapes).sum())
@@ -224,22 +202,7 @@ def make_plan(
         saved_usd=saved / 1e6 if costs_known else None,
         replicates=again.cells,
         replicates_usd=again.cost_micro_usd / 1e6 if costs_known else None,
-        forecast=forecast(pace.spans, span_s=SPAN_S, left=to_pay, horizon_s=_NIGHT_S) if to_pay else None,
-        forecast_from=str(measured_in) if len(pace.spans) else None,
     )
-
-
-def _measured(job: Job, known: Known) -> tuple[Path, PaceSeen]:
-    """Return the run directory whose time tells most of this job's, and what it showed: its own, else one reused."""
-    if sum(known.pace.spans) >= LEAST_CELLS:
-        return job.run_dir, known.pace
-    for place in job.spec.reuse:
-        identity = RunIdentity.read(place)
-        if identity is not None:
-            pace = read_known(job.grid, place, identity).pace
-            if sum(pace.spans) >= LEAST_CELLS:
-                return place, pace
-    return job.run_dir, known.pace
 
 
 def price_of_cells(job: Job, known: Known, prices: PriceList) -> tuple[int, int, int]:

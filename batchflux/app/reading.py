@@ -4,8 +4,8 @@ What comes in is matched with the grid column by column; only cells that aren't 
 job, keep their facts. Whoever needs another column of some cells gathers it (`gather`) or asks for all (`blocks`).
 """
 
-from collections import Counter, deque
-from collections.abc import Callable, Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from batchflux.app.resume import SPAN_S, Known, PaceSeen
+from batchflux.app.resume import Known, PaceSeen
 from batchflux.app.rundir import RunIdentity, has_facts
 from batchflux.core.arrow import Flags, Ints, as_ints, from_flags, from_ints, list_lengths, numbered, places_of
 from batchflux.core.cellstates import STATE_COLUMNS, CellIndex, CellStates
@@ -44,8 +44,6 @@ _COLUMNS: Final = tuple(dict.fromkeys([*STATE_COLUMNS, *_OPEN_COLUMNS, "complete
 # Facts held before what is no longer needed of them is dropped, of some 200 bytes each.
 _TIDY_ABOVE_ROWS: Final = 100_000
 _UNTOLD: Final = -(2**63)
-# Longer without a completed cell is a pause between two sessions.
-_PAUSE_SPANS: Final = 30
 # A prediction is spoken of when it is accepted, when it ends and when its files are saved.
 _MENTIONS: Final = 3
 # What facts leave of freed memory between two that are kept is given back now and then: it takes a millisecond.
@@ -286,7 +284,7 @@ class _Pace:
     """Adds up when cells were completed and how large their images are."""
 
     def __init__(self) -> None:
-        self._spans: Counter[int] = Counter()
+        self._minutes: set[int] = set()
         self._completed = self._files = self._file_bytes = 0
         self._first_ms, self._last_ms = 2**62, 0
         self._newest_ms: int | None = None
@@ -303,8 +301,7 @@ class _Pace:
         times = times[times > 0]
         if len(times):
             self._completed += len(times)
-            spans, counts = np.unique(times // (SPAN_S * 1000), return_counts=True)
-            self._spans.update(dict(zip(spans.tolist(), counts.tolist(), strict=True)))
+            self._minutes.update(np.unique(times // 60_000).tolist())
             self._first_ms, self._last_ms = min(self._first_ms, int(times.min())), max(self._last_ms, int(times.max()))
 
     def seen(self) -> PaceSeen:
@@ -313,20 +310,6 @@ class _Pace:
         per_min = None
         if self._completed >= 20:
             seconds = max(1.0, (self._last_ms - self._first_ms) / 1000)
-            at_work = len({span * SPAN_S // 60 for span in self._spans})
-            per_min = self._completed / (at_work if at_work > 2 else seconds / 60)
-        return PaceSeen(
-            completed_per_min=per_min,
-            image_bytes=image_bytes or None,
-            newest_at_ms=self._newest_ms,
-            spans=tuple(self._at_work()),
-        )
-
-    def _at_work(self) -> Iterator[int]:
-        """Yield the counts of all spans at work: those between two sessions are left out, and each one's first."""
-        before: int | None = None
-        for span in sorted(self._spans):
-            if before is not None and span - before <= _PAUSE_SPANS:
-                yield from [0] * (span - before - 1)
-                yield self._spans[span]
-            before = span
+            minutes = len(self._minutes) if len(self._minutes) > 2 else seconds / 60
+            per_min = self._completed / minutes
+        return PaceSeen(completed_per_min=per_min, image_bytes=image_bytes or None, newest_at_ms=self._newest_ms)

@@ -20,9 +20,7 @@ from batchflux.core.progress import STATUS_CODES, StatusArray, count_codes
 from batchflux.core.resolution import Unresolved
 from batchflux.core.steps import CellState
 
-__all__ = ["SPAN_S", "Known", "PaceSeen"]
-
-SPAN_S = 10
+__all__ = ["Known", "PaceSeen"]
 
 # The longest that a POST can be open (io.client): one whose process died left within this of its intent.
 _POST_MS = 60_000
@@ -35,15 +33,11 @@ Indexes = npt.NDArray[np.int64]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PaceSeen:
-    """How fast a run was and how large its images are; None before there is enough to tell by.
-
-    `spans` counts the cells completed in each span of SPAN_S seconds at work, the oldest first, pauses left out.
-    """
+    """How fast a run was and how large its images are; None before there is enough to tell by."""
 
     completed_per_min: float | None
     image_bytes: int | None
     newest_at_ms: int | None
-    spans: tuple[int, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
