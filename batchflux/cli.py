@@ -222,8 +222,9 @@ def plan(job: Path, out: Path | None, settings: tuple[str, ...], against: Path |
     from batchflux.app.plan import make_plan
 
     loaded = load_job(job, _overrides(settings), out=out)
-    planned = make_plan(loaded)
-    compared = compare(loaded, load_job(against)) if against is not None else None
+    other = load_job(against) if against is not None else None
+    planned = make_plan(loaded, against=other)
+    compared = compare(loaded, other) if other is not None else None
     if as_json:
         import json
         from dataclasses import asdict

@@ -8,9 +8,10 @@ from pathlib import Path
 import numpy as np
 
 from batchflux.app.job import Job, shown_path
+from batchflux.app.outlook import Outlook, look_ahead
 from batchflux.app.reading import read_known
 from batchflux.app.replicate import to_replicate
-from batchflux.app.resume import Known
+from batchflux.app.resume import Known, PaceSeen
 from batchflux.app.reuse import Reuse, find_reuse
 from batchflux.app.rundir import RunIdentity
 from batchflux.core.budget import usd
@@ -38,7 +39,8 @@ class Plan:
     `done` are final. `cost_usd` is None where nothing tells a model's price; `prices_usd` are of an image, by model,
     the dearest where parameters change it, and `cheapest_usd` the least then. `reused` cells are taken over from
     earlier runs, of the new ones, and `saved_usd` is what they would have cost. `replicates` cells are submitted a
-    second time; `to_pay`, `images` and `cost_usd` count those too, of which `replicates_usd` is the price.
+    second time; `to_pay`, `images` and `cost_usd` count those too, of which `replicates_usd` is the price. `limit` is
+    the one that binds, as far as is known; `forecast` is None where nothing was measured, here or in a run named.
     """
 
     name: str
@@ -66,6 +68,7 @@ class Plan:
     saved_usd: float | None = 0.0
     replicates: int = 0
     replicates_usd: float | None = 0.0
+    forecast: Outlook | None = None
 
     def as_json(self) -> str:
         """Return the plan as one JSON object."""
@@ -94,7 +97,7 @@ class Plan:
             times = "; ".join(f"{level} {duration(hours * 3600)}" for level, hours in self.hours.items())
             if self.limit is not None:
                 pairs.append(("limit", self.limit))
-            pairs += [("time at least", times), ("disk", f"about {_size(self.disk_bytes)}")]
+            pairs += [("time at least", times), *self._forecast(), ("disk", f"about {_size(self.disk_bytes)}")]
         return [*pairs, ("run directory", shown_path(Path(self.run_dir)))]
 
     def __str__(self) -> str:
@@ -102,6 +105,11 @@ class Plan:
         text = [f"{self.name}", *(f"  {what:<{width}}  {much}" for what, much in self.lines())]
         text += [f"  warning: {warning}" for warning in self.warnings]
         return "\n".join(text)
+
+    def _forecast(self) -> list[tuple[str, str]]:
+        if self.forecast is not None:
+            return self.forecast.lines(run_dir=self.run_dir)
+        return [("forecast", "none: no run was measured yet; a run's first 20 cells tell")]
 
     def _prices(self) -> str:
         said = []
@@ -141,12 +149,18 @@ def _size(n_bytes: int) -> str:
 
 
 def make_plan(
-    job: Job, *, prices: PriceList | None = None, known: Known | None = None, reuse: Reuse | None = None
+    job: Job,
+    *,
+    prices: PriceList | None = None,
+    known: Known | None = None,
+    reuse: Reuse | None = None,
+    against: Job | None = None,
 ) -> Plan:
     """Return what a run of the job would do.
 
     `prices` default to the spec's or the list price; `known` is what an earlier run
-    left, read from the run directory where not given, `reuse` what is taken over. Raises UsageError, CheckpointDamaged.
+    left, read from the run directory where not given, `reuse` what is taken over. Where this run and those reused
+    measured nothing, a run of `against` with the same service is asked. Raises UsageError, CheckpointDamaged.
     """
     grid, spec = job.grid, job.spec
     if known is None:
@@ -166,14 +180,17 @@ def make_plan(
     to_pay, images, cost = price_of_cells(job, known, prices)
     again = to_replicate(job, known, prices)
     to_pay, images, cost = to_pay + again.cells, images + again.images, cost + again.cost_micro_usd
+    paces = [(job.run_dir, known.pace), *(reuse.paces if reuse is not None else ())]
+    ahead = look_ahead(job, paces, cells=to_pay, images=images)
+    if ahead is None and against is not None:
+        ahead = look_ahead(job, _paces_of(against, beside=job), cells=to_pay, images=images)
     limits = read_limits(job.run_dir)
     repeated = grid.repeated()
     costs_known = all(model in prices.an_image for model in spec.models)
     repeated_micro_usd = int(prices.of_many(repeated, job.shapes).sum())
     hours = {level: images / rate / 60 for level, rate in LEVELS.items()}
-    measured = known.pace.completed_per_min
-    if measured:
-        hours["as this run did"] = images / measured / 60
+    if (measured := known.pace.measured) is not None:
+        hours["as this run did"] = to_pay / measured.per_s / 3600
     if spec.run.rate_limit_per_s is not None:
         hours["your rate_limit"] = images / spec.run.rate_limit_per_s / 3600
     return Plan(
@@ -197,12 +214,21 @@ def make_plan(
         repeated_usd=repeated_micro_usd / 1e6 if costs_known else None,
         first_requests=_first_requests(job, known),
         warnings=[*job.warnings, *_warnings(job, hours)],
-        limit=limits.binds if limits is not None else None,
+        limit=ahead.limit if ahead is not None else limits.binds if limits is not None else None,
         reused=reuse.n_cells if reuse is not None else 0,
         saved_usd=saved / 1e6 if costs_known else None,
         replicates=again.cells,
         replicates_usd=again.cost_micro_usd / 1e6 if costs_known else None,
+        forecast=ahead,
     )
+
+
+def _paces_of(other: Job, *, beside: Job) -> list[tuple[Path, PaceSeen]]:
+    """Return how fast another job's run was, where it was one of the same service."""
+    identity, ours = RunIdentity.read(other.run_dir), RunIdentity.read(beside.run_dir)
+    if identity is None or identity.origin != (ours.origin if ours is not None else beside.spec.api.origin):
+        return []
+    return [(other.run_dir, read_known(other.grid, other.run_dir, identity).pace)]
 
 
 def price_of_cells(job: Job, known: Known, prices: PriceList) -> tuple[int, int, int]:

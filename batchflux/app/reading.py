@@ -18,6 +18,7 @@ from batchflux.app.rundir import RunIdentity, has_facts
 from batchflux.core.arrow import Flags, Ints, as_ints, from_flags, from_ints, list_lengths, numbered, places_of
 from batchflux.core.cellstates import STATE_COLUMNS, CellIndex, CellStates
 from batchflux.core.errors import CheckpointDamaged
+from batchflux.core.forecast import measure
 from batchflux.core.grid import Grid
 from batchflux.core.ledger import FOLD_COLUMNS, compact, fold
 from batchflux.core.model import CellStatus
@@ -48,6 +49,8 @@ _UNTOLD: Final = -(2**63)
 _MENTIONS: Final = 3
 # What facts leave of freed memory between two that are kept is given back now and then: it takes a millisecond.
 _RELEASE_EVERY_ROWS: Final = 500_000
+# Seconds in which cells ended come in pieces, one a table; so many are made one, which costs a sort.
+_PIECES: Final = 64
 
 
 def read_known(grid: Grid, run_dir: Path, identity: RunIdentity | None) -> Known:
@@ -281,35 +284,43 @@ class _Clocks:
 
 
 class _Pace:
-    """Adds up when cells were completed and how large their images are."""
+    """Adds up when cells ended, how long they took and how large their images are."""
 
     def __init__(self) -> None:
-        self._minutes: set[int] = set()
-        self._completed = self._files = self._file_bytes = 0
-        self._first_ms, self._last_ms = 2**62, 0
+        self._ended: list[tuple[Ints, Ints]] = []
+        self._n_timed = self._latency_ms = self._files = self._file_bytes = 0
         self._newest_ms: int | None = None
 
     def add(self, facts: pa.Table) -> None:
-        if facts.num_rows:
-            self._newest_ms = max(self._newest_ms or 0, int(as_ints(facts["at"]).max()))
+        self._newest_ms = max(self._newest_ms or 0, int(as_ints(facts["at"]).max()))
         sizes = list_lengths(facts["file_bytes"])
         if sizes.any():
             self._files += int(sizes.sum())
             self._file_bytes += sum(int(as_ints(chunk.flatten()).sum()) for chunk in facts["file_bytes"].chunks)
-        is_done = numbered(facts["status"], [str(CellStatus.COMPLETED)], other=-1) >= 0
-        times = as_ints(facts["completed_at"])[is_done]
-        times = times[times > 0]
-        if len(times):
-            self._completed += len(times)
-            self._minutes.update(np.unique(times // 60_000).tolist())
-            self._first_ms, self._last_ms = min(self._first_ms, int(times.min())), max(self._last_ms, int(times.max()))
+        finals = [str(CellStatus.COMPLETED), str(CellStatus.FAILED)]
+        ended, begun = (as_ints(facts[name]) for name in ("completed_at", "submitted_at"))
+        is_final = (numbered(facts["status"], finals, other=-1) >= 0) & (ended > 0)
+        if is_final.any():
+            self._ended.append(np.unique(ended[is_final] // 1000, return_counts=True))
+            if len(self._ended) >= _PIECES:
+                self._ended = [self._merged()]
+            is_timed = is_final & (begun > 0) & (begun <= ended)
+            self._n_timed += int(is_timed.sum())
+            self._latency_ms += int((ended[is_timed] - begun[is_timed]).sum())
+
+    def _merged(self) -> tuple[Ints, Ints]:
+        """Return the seconds in which cells ended, each once, and how many did."""
+        seconds, places = np.unique(np.concatenate([seconds for seconds, _ in self._ended]), return_inverse=True)
+        counts = np.zeros(len(seconds), dtype=np.int64)
+        np.add.at(counts, places, np.concatenate([counts for _, counts in self._ended]))
+        return seconds, counts
 
     def seen(self) -> PaceSeen:
-        """Return the images completed a minute over the minutes in which any was, and the images' mean size."""
+        """Return how many cells ended in each span of the time at work, and the means of latencies and image sizes."""
         image_bytes = self._file_bytes // self._files if self._files else None
-        per_min = None
-        if self._completed >= 20:
-            seconds = max(1.0, (self._last_ms - self._first_ms) / 1000)
-            minutes = len(self._minutes) if len(self._minutes) > 2 else seconds / 60
-            per_min = self._completed / minutes
-        return PaceSeen(completed_per_min=per_min, image_bytes=image_bytes or None, newest_at_ms=self._newest_ms)
+        return PaceSeen(
+            measured=measure(*self._merged()) if self._ended else None,
+            latency_s=self._latency_ms / self._n_timed / 1000 if self._n_timed else None,
+            image_bytes=image_bytes or None,
+            newest_at_ms=self._newest_ms,
+        )

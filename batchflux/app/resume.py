@@ -13,6 +13,7 @@ import pyarrow as pa
 
 from batchflux.core.arrow import from_ints, numbered
 from batchflux.core.cellstates import CellStates
+from batchflux.core.forecast import Measured
 from batchflux.core.grid import Grid
 from batchflux.core.model import CellStatus
 from batchflux.core.order import Order
@@ -33,9 +34,14 @@ Indexes = npt.NDArray[np.int64]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PaceSeen:
-    """How fast a run was and how large its images are; None before there is enough to tell by."""
+    """How fast a run was and how large its images are; None before there is enough to tell by.
 
-    completed_per_min: float | None
+    `measured` is of cells that ended, completed or failed, also those that have left the job; `latency_s` is the mean
+    from submission to that end.
+    """
+
+    measured: Measured | None
+    latency_s: float | None
     image_bytes: int | None
     newest_at_ms: int | None
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from batchflux.app.job import Job, locate_run_dir, shown_path
 from batchflux.app.reading import gather, read_known
-from batchflux.app.resume import Known
+from batchflux.app.resume import Known, PaceSeen
 from batchflux.app.rundir import SANDBOX_ORIGIN, RunIdentity, is_rehearsal, twin_of
 from batchflux.core.arrow import Flags, as_ints
 from batchflux.core.errors import CheckpointDamaged, UsageError
@@ -36,9 +36,13 @@ class Source:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reuse:
-    """What the earlier runs of a job's `reuse` have of it that it lacks; no cell is in two sources."""
+    """What the earlier runs of a job's `reuse` have of it that it lacks; no cell is in two sources.
+
+    `paces` say how fast those runs were that were looked into.
+    """
 
     sources: tuple[Source, ...] = ()
+    paces: tuple[tuple[Path, PaceSeen], ...] = ()
 
     @property
     def n_cells(self) -> int:
@@ -55,7 +59,7 @@ class Reuse:
     def within(self, known: Known) -> "Reuse":
         """Return the same without cells that are no longer wanted, since more is known of them now."""
         wanted = _wanted(known)
-        return Reuse(sources=tuple(replace(source, cells=source.cells & wanted) for source in self.sources))
+        return replace(self, sources=tuple(replace(source, cells=source.cells & wanted) for source in self.sources))
 
 
 def find_reuse(job: Job, known: Known, *, origin: str) -> Reuse:
@@ -66,6 +70,7 @@ def find_reuse(job: Job, known: Known, *, origin: str) -> Reuse:
     """
     left = _wanted(known)
     sources: list[Source] = []
+    paces: list[tuple[Path, PaceSeen]] = []
     if not left.any():  # what is not needed may be gone
         return Reuse()
     for said in job.spec.reuse:
@@ -81,13 +86,14 @@ def find_reuse(job: Job, known: Known, *, origin: str) -> Reuse:
                 f"can't be believed: {'; '.join(error.damage[:3])}",
                 f"batchflux verify {shown_path(place)} says more; mend it, or take it out of reuse",
             ) from error
+        paces.append((place, theirs.pace))
         cells = left & (theirs.statuses == STATUS_CODES[CellStatus.COMPLETED])
         if job.spec.output.download:
             cells &= _is_to_be_had(job, place, identity, theirs, cells)
         left &= ~cells
         if cells.any():
             sources.append(Source(run_dir=place, identity=identity, cells=cells))
-    return Reuse(sources=tuple(sources))
+    return Reuse(sources=tuple(sources), paces=tuple(paces))
 
 
 def _wanted(known: Known) -> Flags:
