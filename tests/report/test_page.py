@@ -328,6 +328,16 @@ def test_a_phone_has_it_all(page: Page, small: Path) -> None:
     page.press("Escape")
 
 
+def test_long_values_fit_on_a_phone(page: Page, hostile: Path) -> None:
+    """A slider's value is cut short before it makes the page too wide; the gallery's leave the time room."""
+    _open(page, hostile, "across=seed&nest=-", width=390, height=844)
+    assert page.count('input[data-axis="style"]') == 1
+    assert page.run("[document.documentElement.scrollWidth, innerWidth]") == [390, 390]
+    _open(page, hostile, "view=gallery")
+    page.wait(f"document.querySelector('{GALLERY} .facts')")
+    assert page.run(f"document.querySelectorAll('{GALLERY} .facts')[1].textContent").startswith('"><img src=… · 1 · ')
+
+
 def test_light_and_dark(page: Page, small: Path) -> None:
     """The system's choice holds until the button is pressed, and the button's is kept."""
     page.open(small.as_uri(), is_dark=True)

@@ -158,9 +158,11 @@ const galleryView = (panel) => {
     }
     return line;
   };
+  // A long value leaves room for the others; the tile's own title has it whole.
+  const brief = (text) => (text.length > 12 ? `${[...text].slice(0, 11).join("")}…` : text);
   const captionOf = (index) => {
     const time = run.inference[index] >= 0 ? [milliseconds(run.inference[index])] : [];
-    return [...run.axes.map((axis) => axis.words[placeOn(axis, index)]), ...time].join(" · ");
+    return [...run.axes.map((axis) => brief(axis.words[placeOn(axis, index)])), ...time].join(" · ");
   };
 
   const rows = new Rows(scroller, canvas, { render: renderRow });
