@@ -333,6 +333,11 @@ def test_long_values_fit_on_a_phone(page: Page, hostile: Path) -> None:
     _open(page, hostile, "across=seed&nest=-", width=390, height=844)
     assert page.count('input[data-axis="style"]') == 1
     assert page.run("[document.documentElement.scrollWidth, innerWidth]") == [390, 390]
+    _open(page, hostile, "view=sweep", width=390, height=844)
+    page.wait("document.querySelector('.named .chart')")  # its lines stay beside their names
+    assert (
+        page.run("(chart => chart.clientHeight - chart.getAttribute('height'))(document.querySelector('.chart'))") == 0
+    )
     _open(page, hostile, "view=gallery")
     page.wait(f"document.querySelector('{GALLERY} .facts')")
     assert page.run(f"document.querySelectorAll('{GALLERY} .facts')[1].textContent").startswith('"><img src=… · 1 · ')
