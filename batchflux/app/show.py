@@ -4,7 +4,7 @@ Decides rows, columns and what is held fixed; `report.inline` draws. Reads what 
 beside a live run and after a crash too. Writes nothing.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -14,11 +14,11 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from batchflux.app.job import Job, load_job, locate_run_dir
+from batchflux.app.job import Job, load_job, locate_run_dir, shown_path
 from batchflux.app.reporting import page_source
 from batchflux.app.summary import Result
 from batchflux.core.errors import UsageError
-from batchflux.core.findings import did_you_mean
+from batchflux.core.findings import did_you_mean, nearest
 from batchflux.core.grid import Grid
 from batchflux.report.cells import axis_words, indexes_of, shown
 from batchflux.report.inline import Drawing, Tile, draw
@@ -28,6 +28,7 @@ __all__ = ["Shown", "show"]
 _PROMPTS: Final = ("prompt", "prompt_id")
 _NEEDED: Final = ("prompt_id", "prompt", "status", "files", "error_kind", "error")
 _LEAST_PX, _MOST_PX = 16, 1024
+_MOST_NAMED: Final = 20
 
 _Codes = npt.NDArray[np.int64]
 
@@ -50,7 +51,7 @@ class Shown:
         drawing = self._drawing
         rows, columns = len(drawing.rows), len(drawing.columns)
         said = f"{rows} × {columns} grid of {len(drawing.tiles)} cells, to be seen in a notebook"
-        return "\n".join([said, *drawing.notes])
+        return "\n".join(_printable(line) for line in (said, *drawing.notes))
 
 
 def show(
@@ -78,17 +79,21 @@ def show(
     first = next(tables, None)
     names = [] if first is None else first.column_names
     plan = _plan(job.grid, names, rows=rows, cols=cols, where=dict(where or {}))
-    layout = _Layout(plan, run_dir=run_dir, most=most)
+    layout = _Layout(
+        plan, run_dir=run_dir, most=most, row_text=lambda row: job.recipe.row_text(job.rows.part(row).words)
+    )
     indexes, at = indexes_of(job.grid), 0
     while first is not None:
         layout.add(indexes[at : at + first.num_rows], first)
         at, first = at + first.num_rows, next(tables, None)
+    layout.check_prompt()
     return Shown(layout.drawing(), size=size)
 
 
 def _located(run: "Result | Job | str | Path") -> tuple[Job, Path]:
     if isinstance(run, Job):
-        locate_run_dir(run.run_dir) if run.run_dir.is_dir() else locate_run_dir(run.path)
+        if not run.run_dir.is_dir():
+            raise UsageError(f"{shown_path(run.run_dir)}: there is no run of the job {run.name} yet; begin it first")
         return load_job(run.run_dir), run.run_dir
     path = run.run_dir if isinstance(run, Result) else Path(run)
     if not path.exists():
@@ -142,14 +147,18 @@ def _place(grid: Grid, name: str, value: Any) -> int:
             return place
         if word == shown(value):
             return place
-    raise UsageError(f"where: the axis {name} has no value {value!r}; it has {', '.join(words)}")
+    others = f" and {len(words) - _MOST_NAMED:,} more" if len(words) > _MOST_NAMED else ""
+    raise UsageError(
+        f"where: the axis {name} has no value {shown(value)}; it has {', '.join(words[:_MOST_NAMED])}{others}"
+    )
 
 
 class _Layout:
     """Takes the manifest's rows in and lays those that are wanted out, each in its place."""
 
-    def __init__(self, plan: _Plan, *, run_dir: Path, most: int) -> None:
-        self._plan, self._run_dir, self._most = plan, run_dir, most
+    def __init__(self, plan: _Plan, *, run_dir: Path, most: int, row_text: Callable[[int], str]) -> None:
+        self._plan, self._run_dir, self._most, self._row_text = plan, run_dir, most, row_text
+        self._prompt_ids: set[str] = set()  # all that there are, where one is asked for
         self._columns: dict[Any, int] = {}
         self._rows: dict[Any, int] = {}
         self._labels: list[tuple[str, str]] = []
@@ -163,6 +172,8 @@ class _Layout:
     def add(self, indexes: _Codes, table: pa.Table) -> None:
         """Take in some rows; `indexes` are their cells."""
         plan = self._plan
+        if "prompt_id" in plan.wanted:
+            self._prompt_ids.update(table["prompt_id"].unique().to_pylist())
         mask = np.ones(len(indexes), dtype=np.bool_)
         combinations = indexes % plan.grid.n_combinations
         for name, place in plan.fixed.items():
@@ -206,8 +217,13 @@ class _Layout:
 
     def _label(self, row: Any, record: dict[str, Any]) -> tuple[str, str]:
         if self._plan.rows in _PROMPTS:
-            return str(record["prompt_id"]), str(record["prompt"])
+            return str(record["prompt_id"]), self._prompt(row, record)
         return f"{self._plan.rows} {self._word(self._plan.rows, row)}", ""
+
+    def _prompt(self, row: int, record: dict[str, Any]) -> str:
+        """Return a row's prompt; words that are other ones in each column stand in it as `{name}`."""
+        is_open = any(axis.name == self._plan.cols for axis in self._plan.grid.recipe.word_axes)
+        return self._row_text(row) if is_open else str(record["prompt"])
 
     def _word(self, name: str, key: Any) -> str:
         if name in {axis.name for axis in self._plan.grid.axes}:
@@ -223,6 +239,14 @@ class _Layout:
             reason=reason,
             title=f"{record['prompt_id']}; {record['status']}; {record['prompt']}",
         )
+
+    def check_prompt(self) -> None:
+        """Raise UsageError where a prompt was asked for that isn't there."""
+        wanted = self._plan.wanted.get("prompt_id")
+        if "prompt_id" in self._plan.wanted and wanted not in self._prompt_ids:
+            near = nearest(str(wanted), sorted(self._prompt_ids))
+            hint = f"did you mean {near}?" if near else f"it has {len(self._prompt_ids):,} prompts"
+            raise UsageError(f"where: this run has no prompt_id {shown(wanted)}; {hint}")
 
     def drawing(self) -> Drawing:
         """Return what was laid out, within the bound on cells."""
@@ -251,3 +275,8 @@ class _Layout:
 
 def _hashable(value: Any) -> Any:
     return tuple(value) if isinstance(value, list) else value
+
+
+def _printable(text: str) -> str:
+    """Return text in which nothing that came from data can steer a terminal."""
+    return "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in text)

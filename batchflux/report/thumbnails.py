@@ -15,7 +15,7 @@ from pathlib import Path
 
 from batchflux.io.storage import make_dir, replace_bytes
 
-__all__ = ["make_thumbnail", "make_thumbnails", "thumbnail_name"]
+__all__ = ["encode_thumbnail", "make_thumbnail", "make_thumbnails", "thumbnail_name"]
 
 _SIDE = 320
 _QUALITY = 72
@@ -89,19 +89,27 @@ def _lacking(wanted: Iterable[tuple[int, Path]], there: set[int]) -> Iterator[tu
 
 def _make(image: Path, path: Path) -> bool:
     """Make one thumbnail; False where the image is missing or is none."""
+    encoded = encode_thumbnail(image)
+    if encoded is None:
+        return False
+    make_dir(path.parent)
+    replace_bytes(path, encoded)
+    return True
+
+
+def encode_thumbnail(image: Path, *, side: int = _SIDE) -> bytes | None:
+    """Return an image scaled to at most `side` pixels, as WebP; None where it is missing, far too large or none."""
     from PIL import Image, UnidentifiedImageError
 
     try:
         with Image.open(image) as picture:
             if picture.width * picture.height > _MOST_PIXELS:
-                return False
-            picture.draft("RGB", (int(_GAP * _SIDE),) * 2)  # a JPEG is decoded to half its sides for half the time
+                return None
+            picture.draft("RGB", (int(_GAP * side),) * 2)  # a JPEG is decoded to half its sides for half the time
             small = picture.convert("RGBA" if picture.has_transparency_data else "RGB")
-            small.thumbnail((_SIDE, _SIDE), Image.Resampling.BICUBIC, reducing_gap=_GAP)
+            small.thumbnail((side, side), Image.Resampling.BICUBIC, reducing_gap=_GAP)
     except (UnidentifiedImageError, OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError):
-        return False
+        return None
     encoded = BytesIO()
     small.save(encoded, "WEBP", quality=_QUALITY, method=2)
-    make_dir(path.parent)
-    replace_bytes(path, encoded.getvalue())
-    return True
+    return encoded.getvalue()

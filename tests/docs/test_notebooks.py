@@ -73,6 +73,8 @@ def test_a_sweep_is_analysed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         also="\n(mean, low, high), (_, seed_low, seed_high) = guidance, seeds"
         "\nassert low[-1] > high[0] and mean[-1] > 1.3 * mean[0], guidance"
         "\nassert max(seed_low) < min(seed_high), seeds"
+        "\nshare, least, most = failures"
+        "\nassert max(least) < min(most) and all(least < most), failures"
         "\nassert len(cells) == 216 and set(cells['status']) == {'completed', 'failed'} and len(by_prompt) == 6"
         "\nassert cost['size'].sum() == 216",
     )

@@ -132,6 +132,8 @@ def test_a_bound_on_what_is_drawn(run_dir: Path) -> None:
         ({"cols": "guidance"}, "cols: this run has no 'guidance'; did you mean guidance_scale?"),
         ({"where": {"sed": 1}}, "where: this run has no 'sed'; did you mean seed?"),
         ({"where": {"seed": 9}}, "where: the axis seed has no value 9; it has 1, 2"),
+        ({"where": {"prompt_id": "p00000x"}}, "where: this run has no prompt_id p00000x; did you mean p00000?"),
+        ({"where": {"prompt_id": "kite"}}, "where: this run has no prompt_id kite; it has 4 prompts"),
         ({"rows": "seed", "cols": "seed"}, "rows and cols are both 'seed'; take another for one of them"),
         ({"size": 3}, "size must be 16 to 1024 pixels and most at least 1; they are 3, 200"),
     ],
@@ -153,6 +155,8 @@ def test_a_run_is_named_in_any_way(run_dir: Path, tmp_path: Path) -> None:
         batchflux.show(tmp_path / "nowhere")
     with pytest.raises(batchflux.UsageError, match="no run directory"):
         batchflux.show(tmp_path)
+    with pytest.raises(batchflux.UsageError, match="there is no run of the job made yet; begin it first"):
+        batchflux.show(batchflux.load_job(job_file).at(tmp_path / "nowhere"))
 
 
 def test_words_stay_words(tmp_path: Path) -> None:
@@ -173,3 +177,39 @@ def test_words_stay_words(tmp_path: Path) -> None:
     assert HOSTILE[0] in table.rows[0][1]
     assert "<img" not in html
     assert html.count("no image on disk") == len(HOSTILE) * 3 - 1
+    assert table.rows[1][0] == f"p00000{HOSTILE[0]} {{style}}"  # a word that is another one in each column
+
+
+def test_what_is_long_is_cut(tmp_path: Path) -> None:
+    """A prompt, a value or an error of a page's length doesn't stand in every cell of the grid."""
+    long = "a kite over a harbour " * 500
+    job = made_job(
+        tmp_path,
+        prompts=[long],
+        grid={"style": [long, "oil"], "seed": [1]},
+        prompts_section={"columns": {"id": "id"}, "template": "{prompt} {style}"},
+    )
+    drawn = Drawn(inference_ms=lognormal(2, 1), status={1: "failed"}, error={1: ("generation_failed", long)})
+    html = batchflux.show(made_run(job, drawn), cols="style", size=16).html
+    assert len(html) < 6_000
+
+
+def test_cells_of_one_place_are_counted_whatever_became_of_them(tmp_path: Path) -> None:
+    """A box that stands for several cells says so, as an image does; a finished cell's box says that it is finished."""
+    job = made_job(tmp_path, prompts=_PROMPTS, grid={"seed": [1, 2]})
+    run_dir = made_run(job, Drawn(inference_ms=lognormal(8, 1)), has_images=False)
+    rows = _Table(batchflux.show(run_dir, rows="status").html).rows
+    assert rows[1:] == [["status completed", *["completed, no image on diskand 3 more"] * 2]]
+
+
+def test_nothing_steers_the_terminal(tmp_path: Path) -> None:
+    """What a held axis is called is printed without its control characters."""
+    job = made_job(
+        tmp_path,
+        prompts=["a kite"],
+        grid={"style": [HOSTILE[4], "oil"], "seed": [1, 2]},
+        prompts_section={"columns": {"id": "id"}, "template": "{prompt} {style}"},
+    )
+    said = repr(batchflux.show(made_run(job, Drawn(inference_ms=lognormal(4, 1))), cols="seed"))
+    assert "held: style \N{REPLACEMENT CHARACTER}[31mred" in said
+    assert all(line.isprintable() for line in said.splitlines())
