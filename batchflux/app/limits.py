@@ -68,10 +68,11 @@ class LimitsKeeper:
         return True
 
     def remember(self, learned: Learned) -> None:
-        """Write down what was learned, where anything was. In any thread, which `now` is not for: it reads what the
-        loop changes."""
-        if learned.slots is not None or learned.images_per_s is not None:
+        """Write down what was learned or binds, where anything does. In any thread, which `now` is not for: it reads
+        what the loop changes."""
+        if learned.binds is not None:
             write_limits(self.run_dir, learned)
+        if learned.slots is not None or learned.images_per_s is not None:
             self.neighbours.remember(learned)
 
 

@@ -17,6 +17,7 @@ __all__ = ["Learned", "learned_of", "parse_learned", "recall", "share"]
 _VERSION = 1
 # Account levels change by top-ups, and what bound yesterday may have been another run.
 _FRESH_S, _STALE_S = 3600.0, 7 * 86400.0
+_TRUST_S = 60.0  # of its own images: less would be refused at each start, more would follow a raised limit late
 _FOOT = 0.1  # of another's part: what a newcomer begins with, who is drawn level from there
 _PULL = 0.2  # of the difference, each second: even within a quarter of a minute, without a jolt
 
@@ -25,7 +26,8 @@ _PULL = 0.2  # of the difference, each second: even within a quarter of a minute
 class Learned:
     """The limits as one run holds them: `slots` and `images_per_s` are its own part, None where nothing was met.
 
-    `binds` names the one that holds it back now; `is_hungry` is whether it would take more if there were more.
+    `binds` names the one that holds it back now; `is_hungry` is whether it would take more if there were more. The
+    stated ones are the caps that the spec, or for predictions at once the program, sets upon what may be learned.
     """
 
     at_ms: int
@@ -34,6 +36,8 @@ class Learned:
     images_per_s: float | None
     in_flight: int
     is_hungry: bool
+    stated_slots: int | None = None
+    stated_per_s: float | None = None
 
     def as_mapping(self) -> dict[str, Any]:
         """Return it as JSON can hold it."""
@@ -42,13 +46,18 @@ class Learned:
     @property
     def binds(self) -> str | None:
         """The limit that holds the run back, in words for people; None where none was met."""
-        slots = None
+        slots = rate = None
         if self.slots is not None and self.found_by is not None:
             slots = f"{round(self.slots):,} predictions at once (learned from {self.found_by})"
-        if self.images_per_s is None:
-            return slots
-        rate = f"{_per_min(self.images_per_s)} images/min (learned from refusals)"
-        return slots if slots is not None and self.slots is not None and self.in_flight >= 0.9 * self.slots else rate
+        elif self.stated_slots is not None and self.in_flight >= self.stated_slots:
+            slots = f"{self.stated_slots:,} predictions at once (the run's own cap: nothing was refused)"
+        if self.stated_per_s is not None and self.stated_per_s <= (self.images_per_s or math.inf):
+            rate = f"{_per_min(self.stated_per_s)} images/min (run.rate_limit)"
+        elif self.images_per_s is not None:
+            rate = f"{_per_min(self.images_per_s)} images/min (learned from refusals)"
+        if rate is None or slots is None:
+            return rate or slots
+        return slots if self.in_flight >= 0.9 * (self.slots or self.stated_slots or math.inf) else rate
 
 
 def _per_min(per_s: float) -> str:
@@ -66,7 +75,10 @@ def parse_learned(found: Any) -> Learned | None:
         return None
     if not isinstance(at_ms, int) or not isinstance(in_flight, int) or not 0 <= at_ms < 1 << 53:
         return None
-    if not all(each is None or _is_amount(each) for each in (slots, rate)):
+    stated_slots, stated_per_s = found.get("stated_slots"), found.get("stated_per_s")
+    if not (stated_slots is None or isinstance(stated_slots, int)):
+        return None
+    if not all(each is None or _is_amount(each) for each in (slots, rate, stated_slots, stated_per_s)):
         return None
     return Learned(
         at_ms=at_ms,
@@ -75,6 +87,8 @@ def parse_learned(found: Any) -> Learned | None:
         images_per_s=rate,
         in_flight=in_flight,
         is_hungry=found.get("is_hungry") is True,
+        stated_slots=stated_slots,
+        stated_per_s=stated_per_s,
     )
 
 
@@ -93,6 +107,8 @@ def learned_of(throttle: Throttle, *, at_ms: int, is_hungry: bool) -> Learned:
         images_per_s=pace.learned_per_s,
         in_flight=window.in_flight,
         is_hungry=is_hungry,
+        stated_slots=window.most,
+        stated_per_s=pace.images_per_s,
     )
 
 
@@ -105,7 +121,7 @@ def recall(throttle: Throttle, remembered: Learned, *, now_ms: int) -> None:
     if remembered.slots is not None:
         throttle.window.begin_with(part * remembered.slots, found_by=remembered.found_by)
     if remembered.images_per_s is not None:
-        throttle.pace.begin_with(part * remembered.images_per_s, trust=part * 60 * remembered.images_per_s)
+        throttle.pace.begin_with(part * remembered.images_per_s, trust=_TRUST_S * remembered.images_per_s)
 
 
 def share(throttle: Throttle, others: Sequence[Learned], gone: Sequence[Learned] = ()) -> None:

@@ -25,6 +25,13 @@ _SLOTS = re.compile(r"concurren|in flight|in parallel|simultaneous|at once|at th
 _RATE = re.compile(r"(per|a|each|every|/) ?(second|minute|min\b|hour)|(rpm|ipm)\b", re.IGNORECASE)
 # So many refusals in a row, while fewer and fewer are in flight, are not for their number.
 _NOT_THE_NUMBER = 3
+# Nor is one while so much less is in flight than was borne within the last minute, nor was one where so much more is
+# borne now. What is done and not yet noticed makes up a tenth to a quarter of a full window.
+_LESS, _MORE, _SURE = 0.75, 1.3, 4
+# Of ten in flight one is done long before so many seconds are over: who is told to wait that long waits for a minute.
+_LONG_ADVICE_S, _LONG_ADVICE_IN_FLIGHT = 10.0, 10
+# The smallest account has two images a minute and two at once: who is refused the third has met both.
+_SMALLEST, _MINUTE_S = 2, 60.0
 
 
 def limit_named_in(message: str) -> Literal["slots", "rate"] | None:
@@ -45,6 +52,12 @@ class Throttle:
     _streak: int = 0
     _refused_at_s: float = -1.0
     _blames_rate: bool = False
+    _images: int = 0  # accepted so far, and when the first was
+    _first_at_s: float = 0.0
+    _borne: int = 0  # the most in flight that was accepted, and when
+    _borne_at_s: float = 0.0
+    _refused_with: int | None = None  # the least in flight that was refused without a word, and how often any was
+    _guesses: int = 0
 
     def __post_init__(self) -> None:
         # The smallest account is refused at the third submission: who knows nothing begins with one after the other.
@@ -60,6 +73,9 @@ class Throttle:
         self._answer_s += 0.1 * (now_s - sent_at_s - self._answer_s)
         most = max(LEAST_OPEN_POSTS, min(MOST_OPEN_POSTS, _STARTS_PER_S * self._answer_s))
         self.most_open = min(most, self.most_open + 1 / 3)
+        self._first_at_s = self._first_at_s if self._images else now_s
+        self._images += images
+        self._bear(now_s)
         self.window.accepted(sent_at_s=sent_at_s)
         self.pace.accepted(images, sent_at_s=sent_at_s, now_s=now_s)
 
@@ -68,22 +84,48 @@ class Throttle:
         if sent_at_s > self._refused_at_s:
             self._streak += 1
             self._refused_at_s = now_s
-        limit = limit_named_in(fault.message)
-        if limit is None:
-            if self._streak >= _NOT_THE_NUMBER and not self._blames_rate:
-                self.window.forgive()
-                self._blames_rate = True
-            if self.window.in_flight <= 1:  # it holds none of ours
-                self.window.forgive()
-                limit = "rate"
-            else:
-                limit = "rate" if self._blames_rate else "slots"
+        if 0 < self._images <= _SMALLEST and self._first_at_s + _MINUTE_S > now_s:
+            self.pace.hold(self._first_at_s + _MINUTE_S - now_s, now_s=now_s)
+        named = limit_named_in(fault.message)
+        limit = named or self._guess_limit(fault, now_s)
         if limit == "rate":
             self.pace.refused(fault, sent_at_s=sent_at_s, now_s=now_s)
             return
-        self.window.refused(sent_at_s=sent_at_s, now_s=now_s, has_advice=fault.retry_after_s is not None)
+        # Only steps beyond tell what a refusal without words was for: they become rare when some have told the same.
+        is_sure = named is not None or self._guesses >= _SURE
+        has_advice = fault.retry_after_s is not None and is_sure
+        self.window.refused(sent_at_s=sent_at_s, now_s=now_s, has_advice=has_advice)
         if fault.retry_after_s is not None:
             self.pace.hold(max(0.5, fault.retry_after_s), now_s=now_s)
         elif self._streak > 1 or self.window.in_flight <= 1:
             # The end of one of ours would make room; where that isn't so, only time can tell.
             self.pace.hold(min(60.0, 0.25 * 2.0 ** min(self._streak, 32)), now_s=now_s)
+
+    def _bear(self, now_s: float) -> None:
+        """Take in that so many in flight were borne: where fewer were refused, it wasn't for their number."""
+        in_flight = self.window.in_flight
+        if in_flight >= self._borne or now_s - self._borne_at_s > _MINUTE_S:
+            self._borne, self._borne_at_s = in_flight, now_s
+        if self._refused_with is not None and in_flight > _MORE * self._refused_with + 1:
+            self._blame_rate()
+
+    def _guess_limit(self, fault: Fault, now_s: float) -> Literal["slots", "rate"]:
+        """Return which limit a refusal without words is for, by what else was borne and how long it asks to wait."""
+        held = self.window.in_flight - 1
+        if held <= 0:  # it holds none of ours
+            self.window.forgive()
+            return "rate"
+        is_less_than_borne = now_s - self._borne_at_s <= _MINUTE_S and held < _LESS * self._borne
+        is_long = (fault.retry_after_s or 0.0) >= _LONG_ADVICE_S and held >= _LONG_ADVICE_IN_FLIGHT
+        if self._streak >= _NOT_THE_NUMBER or is_less_than_borne or is_long:
+            self._blame_rate()
+        if self._blames_rate:
+            return "rate"
+        self._guesses += self._streak == 1 and self._refused_at_s == now_s
+        self._refused_with = held if self._refused_with is None else min(held, self._refused_with)
+        return "slots"
+
+    def _blame_rate(self) -> None:
+        if not self._blames_rate:
+            self._blames_rate, self._refused_with = True, None
+            self.window.unlearn()

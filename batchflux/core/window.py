@@ -21,7 +21,8 @@ AUTO_MOST = 2000
 
 # The share of submissions that may be refused: each costs a POST, but without any the service waits for us to notice
 # what is done. Where a refusal also says how long to wait, it costs that much of the whole window.
-_SHARE, _SHARE_WITH_ADVICE = 0.1, 0.004
+_SHARE, _SHARE_WITH_ADVICE = 0.1, 0.0005
+_HASTENS = 0.01  # however small the share: a limit that was raised should be found within some thousand
 _IN_A_QUEUE = 0.35  # of what it works on: 20 to 50 % hide lag and round trips
 # What the service doesn't tell its work on, is judged by whole latencies, which differ for many reasons.
 _IN_A_QUEUE_UNTOLD = 1.0
@@ -124,7 +125,8 @@ class Window:
         self._before_streak = None
         if self.found_by == "refusals" and self._is_in_use():
             self._quiet += 1
-            self._resize(self.size + self._share * self._step() * 2.0 ** min(20.0, self._quiet * self._share / 4))
+            hastens = self._quiet * max(_HASTENS, self._share) / 4
+            self._resize(self.size + self._share * self._step() * 2.0 ** min(20.0, hastens))
 
     def refused(self, *, sent_at_s: float, now_s: float, has_advice: bool = False) -> None:
         """Take in a refusal for too many in flight: what the service holds is what is in flight besides the refused.
@@ -138,7 +140,8 @@ class Window:
         if sent_at_s > self._cut_at_s:
             self._cut_at_s, self._quiet = now_s, 0
             self._share = _SHARE_WITH_ADVICE if has_advice else _SHARE
-            self._resize(min(self.size, held) - (0.0 if is_first else self._step()))
+            # Advice makes each refusal dear, and a step below what is held leaves one of the slots empty for long.
+            self._resize(min(self.size, held) - (0.0 if is_first or has_advice else self._step()))
         else:
             self._resize(min(self.size, held))
         self.found_by, self._shrunk_from = "refusals", None
@@ -148,6 +151,12 @@ class Window:
         if self._before_streak is not None:
             size, self.found_by = self._before_streak
             self._resize(size)
+
+    def unlearn(self) -> None:
+        """Take back whatever refusals taught, those before the last acceptance too, and grow again."""
+        self.forgive()
+        if self.found_by == "refusals":
+            self.found_by = None
 
     def _step(self) -> float:
         return max(1.0, self.size / 100)

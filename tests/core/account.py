@@ -142,11 +142,12 @@ def simulate(
     *runs: Run,
     until_s: float = math.inf,
     round_trip_s: float = 0.1,
+    seed: int = 2,
     each_second: Callable[[float], None] | None = None,
     changes: dict[float, Callable[[], None]] | None = None,
 ) -> None:
     """Let runs work on an account until their cells are done, or until a moment."""
-    dice, numbers = random.Random(2), count()
+    dice, numbers = random.Random(seed), count()
     events: list[tuple[float, int, Callable[[float], None], Run | None]] = []
     way_s = round_trip_s / 2
 

@@ -31,6 +31,8 @@ anything: st.SearchStrategy[Any] = (
         images_per_s=st.none() | numbers,
         in_flight=st.integers(0, 10_000),
         is_hungry=st.booleans(),
+        stated_slots=st.none() | st.integers(1, 10_000),
+        stated_per_s=st.none() | numbers,
     )
 )
 def test_what_is_written_is_read(learned: Learned) -> None:
@@ -86,7 +88,12 @@ def test_what_binds_is_said() -> None:
     assert replace(SOME, in_flight=10).binds == "500 images/min (learned from refusals)"
     assert replace(SOME, images_per_s=None, found_by="a queue").binds == "50 predictions at once (learned from a queue)"
     assert replace(SOME, images_per_s=2 / 60, slots=None).binds == "2 images/min (learned from refusals)"
-    assert replace(SOME, images_per_s=None, slots=None, found_by=None).binds is None
+    nothing = replace(SOME, images_per_s=None, slots=None, found_by=None)
+    assert nothing.binds is None
+    assert replace(nothing, stated_slots=64).binds is None
+    assert replace(nothing, stated_slots=50).binds == "50 predictions at once (the run's own cap: nothing was refused)"
+    assert replace(nothing, stated_per_s=2 / 60).binds == "2 images/min (run.rate_limit)"
+    assert replace(SOME, slots=None, stated_per_s=50.0).binds == "500 images/min (learned from refusals)"
 
 
 def pair(account: Account, *, joins_at_s: float, until_s: float) -> tuple[Run, Run]:

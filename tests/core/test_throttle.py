@@ -42,7 +42,7 @@ def test_a_service_that_refuses_is_kept_busy(round_trip_s: float, speaks: bool) 
 def test_advice_at_the_slots_is_honoured_and_costs_little() -> None:
     """A second to wait with each refusal makes refusals rare: under one in a hundred."""
     ratio, run = makespan(Account(slots=SLOTS, advises=True), round_trip_s=0.05)
-    assert ratio <= 1.15
+    assert ratio <= 1.10
     assert len(run.refused_at_s) < CELLS / 100
     pauses = [after - at_s for at_s, after in zip(run.refused_at_s, run.next_sent_s, strict=True)]
     assert min(pauses) >= 0.95 - 0.05
@@ -64,11 +64,10 @@ def test_five_hundred_images_a_minute_are_used(counts_by: CountsBy, bucket: int 
 @pytest.mark.parametrize("queues", [False, True])
 @pytest.mark.parametrize("counts_by", ["sliding", "bucket", "fixed"])
 def test_the_smallest_account_is_hardly_ever_refused(counts_by: CountsBy, queues: bool) -> None:
-    """Two images a minute and two at once: one refusal for each limit at the start, then at most one a minute."""
+    """Two images a minute and two at once: at most one refusal a minute, the first included."""
     run = Run(throttle=learner())
     simulate(Account(per_min=2, slots=2, counts_by=counts_by, queues=queues), run, until_s=1801)
-    assert run.refused(0, 60) <= 2
-    assert all(run.refused(60.0 * minute, 60.0 * minute + 60) <= 1 for minute in range(1, 30))
+    assert all(run.refused(60.0 * minute, 60.0 * minute + 60) <= 1 for minute in range(30))
     assert len(run.refused_at_s) <= 15
     assert run.accepted(60, 1800) >= 0.8 * 29 * 2
 
@@ -126,6 +125,20 @@ def test_words_name_the_limit() -> None:
     assert limit_named_in("Limit: 2 images/min") == "rate"
     assert limit_named_in("Too many requests") is None
     assert limit_named_in("") is None
+
+
+@pytest.mark.parametrize("advises", [False, True])
+@pytest.mark.parametrize(("counts_by", "bucket"), [("sliding", None), ("bucket", 10)])
+def test_a_rate_that_is_refused_without_words_is_told_from_slots(
+    counts_by: CountsBy, bucket: int | None, advises: bool
+) -> None:
+    """Whatever it counts by, and though the first refusals look like those of slots, the rate is found and used."""
+    run = Run(throttle=learner())
+    account = Account(per_min=500, counts_by=counts_by, bucket=bucket, speaks=False, advises=advises)
+    simulate(account, run, until_s=601)
+    accepted, refused = run.accepted(80, 560), run.refused(60, 600)
+    assert accepted >= 0.97 * 8 * 500
+    assert refused <= 0.01 * accepted
 
 
 @pytest.mark.fault("H15")
