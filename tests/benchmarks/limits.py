@@ -1,14 +1,15 @@
 """How soon and how closely the hidden limits of many kinds of account are found, in virtual time and over many seeds.
 
-`python -m tests.benchmarks.limits [seeds]` prints the table, worst of the seeds beside their median. It judges the
-throttle alone: no network, no clock, no load of the machine is in its figures.
+`python -m tests.benchmarks.limits [SEEDS] [FILTER]` prints the table, worst of the seeds beside their median: the first
+so many seeds, or those of a span such as 20-24. It judges the throttle alone: no network, no clock, no load of the
+machine is in its figures.
 """
 
 import math
 import random
 import statistics
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -181,10 +182,10 @@ def judge(number: int, seed: int) -> Mapping[str, Figure]:
     return CASES[number].measure(seed)
 
 
-def _print_table(n_seeds: int, chosen: str) -> None:
+def _print_table(seeds: Sequence[int], chosen: str) -> None:
     numbers = [number for number, case in enumerate(CASES) if chosen in case.name]
     with ProcessPoolExecutor(2) as pool:
-        waiting = {number: [pool.submit(judge, number, seed) for seed in range(n_seeds)] for number in numbers}
+        waiting = {number: [pool.submit(judge, number, seed) for seed in seeds] for number in numbers}
         for number, futures in waiting.items():
             found = [future.result() for future in futures]
             cells = []
@@ -200,4 +201,6 @@ def _print_table(n_seeds: int, chosen: str) -> None:
 
 
 if __name__ == "__main__":
-    _print_table(int(sys.argv[1]) if len(sys.argv) > 1 else 8, sys.argv[2] if len(sys.argv) > 2 else "")
+    first, dash, last = (sys.argv[1] if len(sys.argv) > 1 else "8").partition("-")
+    span = range(int(first), int(last) + 1) if dash else range(int(first))
+    _print_table(span, sys.argv[2] if len(sys.argv) > 2 else "")
