@@ -21,6 +21,8 @@ _NEARLY_S = 45.0
 _GRAIN_S = 0.25
 _FEW, _MANY = 16, 5000
 _FULL = 0.97  # of what was learned: a minute that is used up
+_NEARLY_FULL = 0.9
+_STEP_S, _LONGER = 2.0, 0.7  # the least of the waits within such a minute, and of the time since its first refusal
 _BELOW = 0.99  # of the measured rate: pays back what was sent too soon
 _LATE_S = 0.1  # a timer's lateness, made up for; a pause isn't
 # Within a longer pause a small bucket has run over: counted whole, it would make the rate seem low.
@@ -211,5 +213,16 @@ class Pace:
             little_s = max(0.1, 1.2 / self.learned_per_s)
             first_s = min(first_s, max(little_s, min(8 * little_s, self._minute.room_in_s(now_s))))
         wait_s = min(_MINUTE_S, first_s * 2.0 ** min(self.refusals - 1, 32))
-        left_s = self._minute.grains[0][0] + _MINUTE_S + _GRAIN_S - now_s if self._minute.grains else 0.0
-        return float(min(wait_s, left_s) if left_s > first_s else wait_s)
+        oldest_at_s = self._minute.grains[0][0] if self._minute.grains else now_s - _MINUTE_S
+        left_s = oldest_at_s + _MINUTE_S + _GRAIN_S - now_s
+        full = max(float(_ENOUGH), _NEARLY_FULL * _MINUTE_S * (self.learned_per_s or 0.0))
+        if not self.is_minute or self._used_up < full:
+            return float(min(wait_s, left_s) if left_s > first_s else wait_s)
+        # A minute that is used up is refused for what is left of it, nobody knows how long: longer by a part each time.
+        wait_s = min(wait_s, max(_STEP_S, _LONGER * (now_s - self._streak_from_s)))
+        # One that slides has room when its oldest image is out of it, one that begins when the service likes at the
+        # latest a minute after it refused; a wait that would be made much shorter by that is taken whole.
+        for until_s in (left_s, self._streak_from_s + _MINUTE_S + _GRAIN_S - now_s):
+            if until_s > wait_s / 4:
+                wait_s = min(wait_s, until_s)
+        return float(wait_s)

@@ -1,6 +1,7 @@
 """The hidden limits of a simulated account are found and kept to: the judge's figures, as bounds."""
 
 import math
+import random
 
 import pytest
 
@@ -139,6 +140,14 @@ def test_a_rate_that_is_refused_without_words_is_told_from_slots(
     accepted, refused = run.accepted(80, 560), run.refused(60, 600)
     assert accepted >= 0.97 * 8 * 500
     assert refused <= 0.01 * accepted
+
+
+def test_a_used_up_minute_is_knocked_at_seldom() -> None:
+    """Where minutes begin when the service likes and nobody says how long to wait, one in a hundred is refused."""
+    run = Run(throttle=learner())
+    account = Account(per_min=500, counts_by="fixed", speaks=False, dice=random.Random(23))
+    simulate(account, run, until_s=601, seed=23)
+    assert run.refused(60, 600) <= 0.01 * run.accepted(60, 600)
 
 
 @pytest.mark.fault("H15")
