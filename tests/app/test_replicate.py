@@ -111,7 +111,7 @@ def test_another_image_is_warned_of_everywhere(tmp_path: Path) -> None:
         assert json.loads(result.as_json())["replicates"]["different"] == found.different
 
 
-@pytest.mark.parametrize("when", ["before", "after"])
+@pytest.mark.parametrize("when", [pytest.param("before", marks=pytest.mark.slow), "after"])
 def test_lost_answers_are_told_apart_from_the_first_submissions(tmp_path: Path, when: str) -> None:
     """The history holds the run's own prediction of each request: no replicate takes it for its own."""
     rule = FaultRule(on="submit", do="close", when=when, every=4)  # type: ignore[arg-type]

@@ -23,7 +23,7 @@ _ROWS = 8
 _SESSIONS = 8
 
 
-@pytest.mark.parametrize("seed", range(2))
+@pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.slow)])
 def test_each_request_is_bought_as_often_as_asked(tmp_path: Path, seed: int) -> None:
     """Whatever is lost on either side, a cell is bought once, a drawn one once more, each with its own prediction."""
     live(tmp_path, seed)
