@@ -233,7 +233,7 @@ def test_a_killed_run_and_its_resume(page: Page, tmp_path: Path) -> None:
             assert now["counts"]["completed"] == 180
             assert (now["spent_usd"], now["budget_usd"]) == (status["cost_usd"], 50)
             # The views are of the end too, without being loaded anew.
-            page.wait("document.querySelectorAll('.sweep .figure dd')[1].textContent === '300'")
+            page.wait("document.querySelectorAll('.sweep .figure dd')[1].textContent === '180'")
             page.click("#tab-grid")
             page.wait("[...document.querySelectorAll('#view-grid .tile')].every(tile => tile.querySelector('img'))")
             page.wait(f"document.documentElement.dataset.told >= '{now['at']}'")
