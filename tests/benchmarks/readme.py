@@ -30,7 +30,9 @@ def figures(results: Path) -> str:
     load = f"{loads[0]} to {loads[-1]}" if len(loads) > 1 else str(loads[0])
     machine = f"{about['cores']} cores of {about['cpu']}, {about['os']}, Python {about['python']}"
     packages = ", ".join(f"{name} {number}" for name, number in about["packages"].items() if name != "batchflux")
-    lines += ["", f"Measured on {about['at'][:10]} on {machine}, {packages}; load when each began: {load}."]
+    days = sorted({str(each["at"])[:10] for each in found})
+    when = f"on {days[0]}" if len(days) == 1 else f"from {days[0]} to {days[-1]} (each file of results/ says when)"
+    lines += ["", f"Measured {when} on {machine}, {packages}; load when each began: {load}."]
     return "\n".join(lines) + "\n"
 
 
