@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,6 +22,7 @@ from batchflux.app.verify import verify_run
 from batchflux.sandbox import FaultRule, RunningSandbox
 from tests.app.service import quick_service, write_spec
 from tests.app.test_torn import tear
+from tests.cli.driver import wait_until
 
 MAX = "wavespeed-ai/flux-kontext-max/text-to-image"
 SLUG = MAX.replace("/", "--")
@@ -199,11 +199,11 @@ def _begin(path: Path) -> "subprocess.Popen[bytes]":
 
 
 def _wait_until(service: RunningSandbox, bought: int, process: "subprocess.Popen[bytes]") -> None:
-    end_s = time.monotonic() + 60
-    while n_bought(service) < bought:
+    def is_bought() -> bool:
         assert process.poll() is None
-        assert time.monotonic() < end_s
-        time.sleep(0.002)
+        return n_bought(service) >= bought
+
+    wait_until(is_bought, f"{bought} bought")
 
 
 def test_the_budget_is_one(tmp_path: Path, service: RunningSandbox) -> None:
