@@ -9,6 +9,7 @@ from collections.abc import Generator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from tests.canary import CANARY, find_in, is_in
 from tests.faults.collecting import CARRIED, carried_by
@@ -16,6 +17,10 @@ from tests.faults.collecting import CARRIED, carried_by
 # Whoever runs the tests may have a key of their own, which no test must ever see.
 os.environ["WAVESPEED_API_KEY"] = CANARY
 
+
+# A deadline would be a timed assert: it fails where the machine is busy.
+settings.register_profile("batchflux", deadline=None)
+settings.load_profile("batchflux")
 
 # A runner under nohup or in the background hands ignored signals on to every child, which then ignores them too.
 for _number, _usual in (
@@ -48,7 +53,9 @@ def pytest_runtest_teardown(item: pytest.Item) -> Generator[None, None, None]:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_sessionfinish(session: pytest.Session) -> None:
-    """Search what fixtures of whole modules wrote; a find fails the session."""
+    """Search what fixtures of whole modules wrote; a find fails the session. Workers' folders lie in the session's."""
+    if hasattr(session.config, "workerinput"):
+        return
     factory = getattr(session.config, "_tmp_path_factory", None)
     base = getattr(factory, "_basetemp", None)
     if not isinstance(base, Path):

@@ -38,6 +38,9 @@ _SYNC_PATIENCE_S = 90.0
 # How long open connections get to end by themselves when the sandbox stops.
 _GOODBYE_S = 0.2
 
+# A connection just taken is known to the server two turns of the loop later; before, nobody would close it.
+_ACCEPT_TURNS = 3
+
 # Prompts of 150,000 characters are expected; anything near this is refused with 413.
 _MAX_BODY_BYTES = 8 * 1024 * 1024
 
@@ -110,6 +113,8 @@ class Sandbox:
         self._listening.close()
         for timer in self._later:
             timer.cancel()
+        for _ in range(_ACCEPT_TURNS):
+            await asyncio.sleep(0)
         await self._web.shutdown(_GOODBYE_S)
 
     def stats(self) -> dict[str, Any]:

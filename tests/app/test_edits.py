@@ -163,7 +163,7 @@ _SEQUENCES = {
 
 
 @pytest.mark.fault("I07")
-@settings(max_examples=8, deadline=None, derandomize=True)
+@settings(max_examples=8, derandomize=True)
 @given(**_SEQUENCES)
 def test_edits_in_sequence(service: RunningSandbox, base: str, names: list[str], dice: random.Random) -> None:
     """Edits upon edits, with a run after each, buy every request once and only once."""
@@ -171,7 +171,7 @@ def test_edits_in_sequence(service: RunningSandbox, base: str, names: list[str],
 
 
 @pytest.mark.slow
-@settings(max_examples=150, deadline=None, derandomize=True)
+@settings(max_examples=150, derandomize=True)
 @given(**_SEQUENCES)
 def test_many_edits_in_sequence(service: RunningSandbox, base: str, names: list[str], dice: random.Random) -> None:
     """The same, for longer."""

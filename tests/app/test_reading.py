@@ -50,7 +50,7 @@ def of_the_job(job: Job, history: list[Fact]) -> pa.Table:
     return table.set_column(0, "cell_id", pa.array(ids, pa.string()))
 
 
-@settings(deadline=None, derandomize=True, max_examples=60)
+@settings(derandomize=True, max_examples=60)
 @given(st.lists(facts(cells=len(CELLS) + STRANGERS), max_size=25), st.integers(1, 30))
 def test_known_is_what_a_fold_says(job: Job, history: list[Fact], step: int) -> None:
     """Every status, the money, the retired, and whole facts of the cells that aren't final."""
@@ -121,7 +121,7 @@ def _life(number: int) -> list[Fact]:
     return [intent, make_fact(number)]
 
 
-@settings(deadline=None, derandomize=True, max_examples=60)
+@settings(derandomize=True, max_examples=60)
 @given(
     st.lists(st.tuples(st.integers(0, 5000), st.integers(-3000, 3000)), min_size=1, max_size=40),
     st.integers(1, 9),
@@ -147,7 +147,7 @@ def test_clocks_keep_the_least_and_the_most_of_each_second(
         assert (min(seen), max(seen)) == (min(offsets), max(offsets))
 
 
-@settings(deadline=None, derandomize=True, max_examples=60)
+@settings(derandomize=True, max_examples=60)
 @given(st.lists(st.integers(1, 3), min_size=1, max_size=40), st.integers(1, 9))
 def test_the_newest_predictions_are_kept(job: Job, mentions: list[int], step: int) -> None:
     """As many as an engine keeps, each once and the oldest first, though one is spoken of up to three times."""

@@ -56,7 +56,7 @@ rows = st.fixed_dictionaries(
 )
 
 
-@settings(deadline=None, derandomize=True, max_examples=60)
+@settings(derandomize=True, max_examples=60)
 @given(st.lists(st.lists(rows, max_size=6), max_size=6))
 def test_sums_are_those_of_all_rows(pieces: list[list[dict[str, Any]]]) -> None:
     """However the cells are cut."""

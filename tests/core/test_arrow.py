@@ -15,7 +15,7 @@ _NUMBERS = st.lists(st.none() | st.integers(-(2**63), 2**63 - 1), max_size=20)
 _SLICE = st.tuples(st.integers(0, 20), st.integers(0, 20))
 
 
-@settings(deadline=None, derandomize=True, max_examples=60)
+@settings(derandomize=True, max_examples=60)
 @given(_NUMBERS, _SLICE)
 def test_numbers(values: list[int | None], cut: tuple[int, int]) -> None:
     """Integers and moments keep their values, null is what the caller says."""
@@ -25,7 +25,7 @@ def test_numbers(values: list[int | None], cut: tuple[int, int]) -> None:
         assert arrow.as_ints(column, null=7).tolist() == expected
 
 
-@settings(deadline=None, derandomize=True, max_examples=60)
+@settings(derandomize=True, max_examples=60)
 @given(st.lists(st.none() | st.booleans(), max_size=20), _SLICE)
 def test_flags(values: list[bool | None], cut: tuple[int, int]) -> None:
     """Null is False."""
@@ -33,7 +33,7 @@ def test_flags(values: list[bool | None], cut: tuple[int, int]) -> None:
     assert arrow.as_flags(column).tolist() == [bool(value) for value in values][cut[0] :][: cut[1]]
 
 
-@settings(deadline=None, derandomize=True, max_examples=60)
+@settings(derandomize=True, max_examples=60)
 @given(st.lists(st.none() | st.sampled_from(["a", "b", "c"]), max_size=20), _SLICE)
 def test_names(values: list[str | None], cut: tuple[int, int]) -> None:
     """A text is its place among the names, any other and null the number for others."""
@@ -42,7 +42,7 @@ def test_names(values: list[str | None], cut: tuple[int, int]) -> None:
     assert arrow.numbered(column, ["a", "b"], other=-1).tolist() == expected
 
 
-@settings(deadline=None, derandomize=True, max_examples=60)
+@settings(derandomize=True, max_examples=60)
 @given(st.lists(st.none() | st.lists(st.integers(0, 9), max_size=3), max_size=20), _SLICE)
 def test_list_lengths(values: list[list[int] | None], cut: tuple[int, int]) -> None:
     """Null is a list without items."""
@@ -50,7 +50,7 @@ def test_list_lengths(values: list[list[int] | None], cut: tuple[int, int]) -> N
     assert arrow.list_lengths(column).tolist() == [len(value or ()) for value in values][cut[0] :][: cut[1]]
 
 
-@settings(deadline=None, derandomize=True, max_examples=60)
+@settings(derandomize=True, max_examples=60)
 @given(st.lists(st.booleans(), max_size=20))
 def test_back_to_arrow(mask: list[bool]) -> None:
     """Numbers and masks go the other way, masks as places too."""
@@ -75,7 +75,7 @@ assert "pandas" not in sys.modules
     subprocess.run([sys.executable, "-c", program], check=True, timeout=60)
 
 
-@settings(deadline=None, derandomize=True, max_examples=60)
+@settings(derandomize=True, max_examples=60)
 @given(
     st.sampled_from(
         [
@@ -96,7 +96,7 @@ def test_values_as_arrow_makes_them(case: tuple[pa.DataType, list[Any]]) -> None
     assert built.equals(pa.array(values, kind))
 
 
-@settings(deadline=None, derandomize=True, max_examples=60)
+@settings(derandomize=True, max_examples=60)
 @given(st.lists(st.none() | st.integers(-(2**40), 2**40), max_size=20))
 def test_moments_as_arrow_gives_them(values: list[int | None]) -> None:
     """Moments come out as they do by Arrow's own way, which loads pandas."""

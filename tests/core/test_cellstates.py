@@ -27,7 +27,7 @@ def cells_of(table: pa.Table) -> np.ndarray[tuple[int, ...], np.dtype[np.int64]]
     return np.array([int(name, 16) for name in table["cell_id"].to_pylist()], dtype=np.int64)
 
 
-@settings(deadline=None, derandomize=True, max_examples=60)
+@settings(derandomize=True, max_examples=60)
 @given(st.lists(facts(cells=CELLS), max_size=25), st.lists(st.integers(0, 25), max_size=4))
 def test_states_are_what_a_fold_says(history: list[Fact], cuts: list[int]) -> None:
     """Status, attempts, cost and whether files are there, of every cell, though facts come in pieces."""
@@ -126,7 +126,7 @@ def ids_of(keys: list[tuple[int, int]]) -> pa.ChunkedArray:
 LANES = st.integers(0, 2**64 - 1) | st.sampled_from([0, 1, 2**64 - 1, 2**63, 2**63 + 1])
 
 
-@settings(deadline=None, derandomize=True, max_examples=100)
+@settings(derandomize=True, max_examples=100)
 @given(
     st.lists(st.tuples(LANES, LANES), min_size=1, max_size=40, unique=True),
     st.lists(st.tuples(LANES, LANES)),

@@ -5,7 +5,7 @@ from itertools import product
 from random import Random
 
 import numpy as np
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from batchflux.core.grid import Grid
@@ -255,7 +255,6 @@ def test_seedless_keys_are_alike_where_only_the_seed_differs(prompts: list[str],
     assert [Key(*key) for key in keys] == [body_key(MODEL, body) for body in seedless]
 
 
-@settings(deadline=None)
 @given(
     st.lists(st.sampled_from([("x", "y z"), ("x y", "z"), ("v", "w")]), min_size=1, max_size=8),
     st.randoms(use_true_random=False),

@@ -1,7 +1,7 @@
 """The short texts of the options: which splits and sizes there are, and on which side a prompt stands for ever."""
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from batchflux.core.errors import UsageError
@@ -31,7 +31,6 @@ def test_what_is_no_split(text: str, words: str) -> None:
     assert words in str(refused.value)
 
 
-@settings(deadline=None)
 @given(st.text())
 def test_a_prompt_stays_on_its_side(prompt: str) -> None:
     """The side is a pure function of the text, and a larger first share takes nobody away from it."""

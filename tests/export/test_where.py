@@ -6,7 +6,7 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from batchflux.core.errors import UsageError
@@ -151,7 +151,6 @@ class _Missing:
         return False
 
 
-@settings(deadline=None)
 @given(_CONDITIONS)
 def test_conditions_mean_what_they_mean_in_python(text: str) -> None:
     """Any condition keeps the rows that Python keeps, told of what is missing."""

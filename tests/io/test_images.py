@@ -122,7 +122,7 @@ def test_a_disk_that_cannot_read(tmp_path: Path) -> None:
     st.lists(st.tuples(st.integers(0, 1 << 20), st.integers(0, 255)), max_size=8),
     st.integers(0, 1 << 20),
 )
-@settings(max_examples=400, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@settings(max_examples=400, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_no_damage_raises_anything_else(tmp_path: Path, kind: str, flips: list[tuple[int, int]], keep: int) -> None:
     """Any bytes changed and any tail lost give an image or an ImageFault: another exception would end a run."""
     data = bytearray(picture(kind))
@@ -191,7 +191,7 @@ def test_an_image_of_one_colour_is_told(kind: str, mode: str, tmp_path: Path) ->
 
 
 @given(st.integers(0, 1199), st.integers(0, 699), st.sampled_from([0, 1, 2]))
-@settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_one_other_pixel_is_enough(tmp_path: Path, x: int, y: int, band: int) -> None:
     """Wherever it stands and whichever band it differs in: an image isn't of one colour for being dull."""
     image = Image.new("RGB", (1200, 700), (40, 40, 40))

@@ -77,7 +77,7 @@ def test_words_are_found_and_pixels_stay(form: str, mode: str, options: dict[str
 
 
 @pytest.mark.parametrize("form", ["PNG", "JPEG", "WEBP"])
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(prompt=st.text(max_size=200), size=st.tuples(st.integers(24, 300), st.integers(24, 300)))
 def test_any_prompt_into_any_size(form: str, prompt: str, size: tuple[int, int]) -> None:
     """Whatever the prompt, the words come back (half characters as question marks) and so does the picture."""

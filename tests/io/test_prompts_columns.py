@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from batchflux.core.arrow import from_texts
 from batchflux.io.columns import build_column, is_textual, join_types, plain_array, text_column
 
-_STEADY = settings(derandomize=True, deadline=None)
+_STEADY = settings(derandomize=True)
 _TEXT = st.text(st.characters(exclude_categories=["Cs"]))
 
 

@@ -19,7 +19,7 @@ from batchflux.io.prompts import open_table
 from tests.io.tables import read_rows, write_parquet
 
 # The same examples in every run, however slow the disk is.
-_STEADY = settings(derandomize=True, deadline=None)
+_STEADY = settings(derandomize=True)
 _NASTY = st.sampled_from(["", '"', '""', ",", "\n", "\r\n", "\r", "NA", "null", " ", "\ufeff", "\u2028", "\x1a", "007"])
 _CELL = _NASTY | st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=12)
 _TSV_CELL = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0\t\r\n"), max_size=12)

@@ -21,7 +21,7 @@ def table_of(values: list[int]) -> pa.Table:
     return pa.table({"number": pa.array(values, pa.int64()), "text": pa.array([str(value) for value in values])})
 
 
-@settings(deadline=None, derandomize=True, max_examples=60)
+@settings(derandomize=True, max_examples=60)
 @given(st.lists(st.lists(st.integers(0, 99), max_size=8), max_size=8), st.sampled_from([1, 3]))
 def test_piles_hold_what_was_put_on_them(tables: list[list[int]], count: int) -> None:
     """Whether there are few rows or more than are held at a time."""

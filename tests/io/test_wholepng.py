@@ -131,7 +131,7 @@ def test_what_pillow_writes_is_proven(options: dict[str, int], tmp_path: Path) -
     width=st.integers(1, 9),
     filters=st.lists(st.integers(0, 4), min_size=1, max_size=5),
 )
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_what_is_alike_is_never_proven(mode: str, base: int, steps: bytes, width: int, filters: list[int]) -> None:
     """Levels that differ by no more than one colour's may: no filter makes a contrast of them."""
     image = picture(mode, bytes(base + step % (ALIKE + 1) for step in steps), width=width)
@@ -147,7 +147,7 @@ def test_what_is_alike_is_never_proven(mode: str, base: int, steps: bytes, width
     flips=st.lists(st.tuples(st.integers(0, 1 << 20), st.integers(0, 7)), max_size=2),
     keep=st.integers(0, 1 << 20),
 )
-@settings(max_examples=600, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=600, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_what_is_proven_the_decoder_finds(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -299,7 +299,7 @@ CHUNKS = [
 
 
 @given(st.lists(st.sampled_from(CHUNKS), max_size=3), st.integers(0, 4), st.booleans())
-@settings(max_examples=600, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=600, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_chunks_in_any_order(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, added: list[bytes], place: int, is_doubled: bool
 ) -> None:
@@ -325,7 +325,7 @@ def jpeg(image: Image.Image, **options: object) -> bytes:
     flip=st.integers(0, 1 << 20),
     keep=st.integers(0, 1 << 20),
 )
-@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_an_eighth_of_a_jpeg_says_what_all_of_it_says(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,

@@ -220,7 +220,7 @@ def test_a_disk_that_takes_no_page_leaves_the_old_one(tmp_path: Path, monkeypatc
     assert [path.name for path in (run_dir / "report").glob("data-*")] == [folder.name]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.text(max_size=60))
 def test_no_name_gets_out_of_its_place(name: str) -> None:
     """Whatever a run is called, the page has one script and one stylesheet, and the policy knows both."""

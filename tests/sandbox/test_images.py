@@ -126,7 +126,7 @@ def test_scripts_without_glyphs_are_told_apart() -> None:
     assert np.abs(one.astype(int) - other).max() > 100
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(
     prompt=st.text(max_size=60),
     seed=st.integers(0, 2**31 - 1),
