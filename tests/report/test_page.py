@@ -369,6 +369,15 @@ def test_everything_has_a_name_for_who_can_t_see_it(page: Page, small: Path) -> 
         assert len([role for role, _ in named if role in controls]) > 4
 
 
+def test_a_tile_is_called_by_what_it_shows(page: Page, small: Path) -> None:
+    """Who speaks to the browser says what is to be read on a tile: its name holds those words."""
+    _open(page, small)
+    parts = "[...tile.querySelectorAll('strong, .flag')].map(part => part.textContent.trim())"
+    tiles = page.run(f"[...document.querySelectorAll('{GRID} .tile')].map(tile => [tile.ariaLabel, {parts}])")
+    assert {word for _, shown in tiles for word in shown} >= {"not sent yet", "in flight", "NSFW", "content_policy"}
+    assert [(name, word) for name, shown in tiles for word in shown if word not in name] == []
+
+
 def test_a_page_without_its_folder_says_so(page: Page, small: Path, tmp_path: Path) -> None:
     """Moved away from its data, the page says what is missing and how it is made anew."""
     lone = tmp_path / "report.html"

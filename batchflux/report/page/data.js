@@ -143,15 +143,20 @@ const indexOfId = (id) => {
   return null;
 };
 
-// What is in the tooltips and for screen readers: a cell in one line.
 const axisWords = (index) => run.axes.map((axis) => `${axis.name} ${axis.words[placeOn(axis, index)]}`).join(", ");
+
+const WAITS = { pending: "not sent yet", submitted: "in flight", unknown: "outcome unknown" };
+
+// What is in the tooltips and for screen readers: a cell in one line, with every word that its tile shows.
 const cellWords = (index) => {
   const status = run.status[index];
   const parts = [textsNow(rowOf(index))?.name ?? `row ${rowOf(index) + 1}`, axisWords(index)];
-  parts.push(status === EXCLUDED ? "left out by exclude" : STATUSES[status]);
+  parts.push(status === EXCLUDED ? "left out by exclude" : WAITS[STATUSES[status]] ?? STATUSES[status]);
+  if (STATUSES[status] === "completed" && !run.files[index]) parts.push("no image on disk");
   if (run.inference[index] >= 0) parts.push(milliseconds(run.inference[index]));
   parts.push(run.kinds[run.kind[index]], run.reasons[run.reason[index]]);
   if (run.nsfw[index] === 1) parts.push("flagged NSFW");
   if (run.warned[index]) parts.push("with a warning");
+  if (run.files[index] > 1) parts.push(`1 of ${run.files[index]} images`);
   return parts.filter(Boolean).join("; ");
 };

@@ -1,7 +1,5 @@
 // One cell as a tile: its image, or what became of it instead, in words.
 
-const WAITS = { pending: "not sent yet", submitted: "in flight", unknown: "outcome unknown" };
-
 // A kind of error may be broken after its underscores.
 const breakable = (text) => text.split(/(?<=_)/).flatMap((part) => [part, el("wbr")]);
 
