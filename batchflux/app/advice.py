@@ -19,8 +19,9 @@ ADVICE = {
     "network": "the connection failed: check the network, then run again; nothing was bought twice",
     "timeout": "these predictions outlasted run.timeout; every later run asks for them again first, at no cost",
     "bad_response": "the service answered what it shouldn't; run.log has the words; --retry-failed buys them again",
-    "unknown_outcome": "it can't be known whether the service accepted these submissions, so they are held and stay in "
-    "the budget; --resubmit-unknown sends them again, at the risk of paying twice",
+    "unknown_outcome": "it isn't known whether the service accepted these submissions: run again, and the account's "
+    "history is asked first; what that can't tell is held and stays in the budget, and --resubmit-unknown sends it "
+    "again, at the risk of paying twice",
     "download": "the images are made and paid for, but could not be saved: run again with --download-only, at no cost, "
     "within 7 days",
 }

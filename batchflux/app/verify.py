@@ -34,6 +34,8 @@ from batchflux.io.recovery import list_torn
 __all__ = ["Verification", "verify_run"]
 
 _MOST_NAMED: Final = 1000
+# How long before its fact a live run may save an image, flushes and a stopped process included.
+_SAVED_MS: Final = 60_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,7 +98,8 @@ def verify_run(
     `allow_hosts` may be sent the key, as with `run`; `now_ms` is our clock, for refunds that take hours;
     `on_files(looked at, in all)` hears how far the files are. Raises UsageError where no run was begun.
     """
-    now_ms = time.time_ns() // 1_000_000 if now_ms is None else now_ms
+    began_ms = time.time_ns() // 1_000_000
+    now_ms = began_ms if now_ms is None else now_ms
     findings = Findings()
     is_at_work = is_run_at_work(run_dir)
     identity = _read_identity(run_dir, findings)
@@ -106,7 +109,7 @@ def verify_run(
         known = read_known(job.grid, run_dir, identity) if job is not None and review.is_whole else None
         _check_states(review, findings)
         if known is not None and job is not None:
-            _note_unsaved(job, known, findings)
+            _note_unsaved(job, known, findings, is_at_work=is_at_work)
             # Asked again: one that began since may have made the facts newer than the manifest.
             _check_manifest(job, identity, findings, is_at_work=is_at_work or is_run_at_work(run_dir))
         if review.is_whole:
@@ -116,7 +119,9 @@ def verify_run(
             standing = _check_account(
                 job, identity, review, findings, allow_hosts=allow_hosts, is_at_work=is_at_work, now_ms=now_ms
             )
-        check = _check_files(run_dir, review, findings, on_files=on_files)
+        # A run at work has saved images since its facts were read, and saves a file a moment before it says so.
+        until_ms = began_ms - _SAVED_MS if is_at_work else None
+        check = _check_files(run_dir, review, findings, strays_until_ms=until_ms, on_files=on_files)
     within = [
         verify_run(place, account=account, allow_hosts=allow_hosts, now_ms=now_ms) for place in replicates_of(run_dir)
     ]
@@ -204,12 +209,14 @@ def _check_states(review: Review, findings: Findings) -> None:
     add("files without hash or size", found.names, count=found.count, instead=report)
 
 
-def _note_unsaved(job: Job, known: Known, findings: Findings) -> None:
-    """Say how many completed cells lack their images, which is no damage: a later run fetches them."""
+def _note_unsaved(job: Job, known: Known, findings: Findings, *, is_at_work: bool) -> None:
+    """Say how many completed cells lack their images, which is no damage: the run fetches them, or a later one."""
     is_completed = known.statuses == STATUS_CODES[CellStatus.COMPLETED]
     count = int((is_completed & ~known.states.is_saved()).sum())
     if count and job.spec.output.download:
-        fetch = f"{run_command(job.run_dir)} --download-only fetches them at no cost, within 7 days"
+        fetch = "the run at work fetches them"
+        if not is_at_work:
+            fetch = f"{run_command(job.run_dir)} --download-only fetches them at no cost, within 7 days"
         findings.notes.add("images not on the disk", f"of {count:,} completed cells", fetch)
 
 
@@ -281,7 +288,12 @@ def _check_costs(review: Review, job: Job | None, findings: Findings) -> None:
 
 
 def _check_files(
-    run_dir: Path, review: Review, findings: Findings, *, on_files: Callable[[int, int], None] | None
+    run_dir: Path,
+    review: Review,
+    findings: Findings,
+    *,
+    strays_until_ms: int | None,
+    on_files: Callable[[int, int], None] | None,
 ) -> FileCheck:
     """Look at every file that the facts name, and for files that none names."""
     done = 0
@@ -300,7 +312,7 @@ def _check_files(
             for fault in check_files(run_dir, state, check):
                 what = "missing" if fault.kind == "missing" else f"{fault.kind} file"
                 findings.problems.add(what, f"{fault.path} (cell {fault.cell_id}) {fault.detail}", instead[fault.kind])
-    strays, count = list_strays(run_dir, review.named_files, most=_MOST_NAMED)
+    strays, count = list_strays(run_dir, review.named_files, most=_MOST_NAMED, until_ms=strays_until_ms)
     findings.notes.add_each(
         "a file that no cell names",
         strays,

@@ -75,10 +75,12 @@ def hashes_of(names: Iterable[str]) -> npt.NDArray[np.int64]:
     return np.fromiter(map(hash, names), dtype=np.int64)
 
 
-def list_strays(run_dir: Path, named: npt.NDArray[np.int64], *, most: int) -> tuple[list[str], int]:
+def list_strays(
+    run_dir: Path, named: npt.NDArray[np.int64], *, most: int, until_ms: int | None = None
+) -> tuple[list[str], int]:
     """Return the first files in `images/` that no fact names, temporaries left out, and how many there are.
 
-    `named` are the hashes of those that are named, sorted.
+    `named` are the hashes of those that are named, sorted. Files written after `until_ms` (epoch) are passed over.
     """
     strays: list[str] = []
     count = 0
@@ -86,9 +88,19 @@ def list_strays(run_dir: Path, named: npt.NDArray[np.int64], *, most: int) -> tu
         found = hashes_of(names)
         places = np.minimum(np.searchsorted(named, found), max(0, len(named) - 1))
         is_stray = named[places] != found if len(named) else np.ones(len(found), dtype=np.bool_)
-        count += int(is_stray.sum())
-        strays += [names[place] for place in np.flatnonzero(is_stray)[: most - len(strays)].tolist()]
+        found_here = [names[place] for place in np.flatnonzero(is_stray).tolist()]
+        if until_ms is not None:
+            found_here = [name for name in found_here if _is_older(run_dir / name, until_ms)]
+        count += len(found_here)
+        strays += found_here[: most - len(strays)]
     return strays, count
+
+
+def _is_older(path: Path, until_ms: int) -> bool:
+    try:
+        return os.lstat(path).st_mtime_ns <= until_ms * 1_000_000
+    except OSError:
+        return False  # it went meanwhile, or its name is no text
 
 
 def _lying(run_dir: Path) -> Iterator[list[str]]:

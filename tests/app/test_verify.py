@@ -312,6 +312,8 @@ def test_beside_a_live_run_nothing_is_wrong(tmp_path: Path, monkeypatch: pytest.
         thread.join()
     assert results[0].exit_status == 0
     assert {found.problems for found in seen} == {()}
+    notes = {note for found in seen for note in found.notes}
+    assert [note for note in notes if "no cell names" in note or "--download-only" in note] == []
     assert len({found.cells["completed"] for found in seen if found.cells}) > 3
 
 

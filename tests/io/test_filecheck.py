@@ -118,3 +118,14 @@ def test_strays_are_what_no_fact_names(tmp_path: Path, state: pa.Table) -> None:
         ["images/notes.txt", "images/c/d/4.png", "images/a/1.PNG", "images/link", "images/?.png"]
     )
     assert strays(tmp_path / "nowhere", state) == []
+
+
+def test_strays_until_a_moment(tmp_path: Path) -> None:
+    """What was written after the moment is passed over, and counts for nothing."""
+    (tmp_path / "images").mkdir()
+    for name, at_s in (("old", 1000), ("new", 1001)):
+        (tmp_path / "images" / name).write_bytes(b"?")
+        os.utime(tmp_path / "images" / name, (at_s, at_s))
+    nothing = np.zeros(0, dtype=np.int64)
+    found = [list_strays(tmp_path, nothing, most=9, until_ms=until_ms) for until_ms in (999_999, 1_000_000, None)]
+    assert found == [([], 0), (["images/old"], 1), (["images/new", "images/old"], 2)]
