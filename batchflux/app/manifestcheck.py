@@ -87,7 +87,7 @@ def check_manifest(path: Path, grid: Grid, blocks: Iterator[Block]) -> ManifestC
 
 def _sort_rows(path: Path, grid: Grid, piles: Piles, check: ManifestCheck) -> None:
     """Put the manifest's rows on piles, by the cells that they seem to be of."""
-    file = pq.ParquetFile(path)
+    file = pq.ParquetFile(path, pre_buffer=False)  # else these columns of all rows are fetched at once
     lacking = [name for name in ("cell_id", *_STATE_NAMES) if name not in file.schema_arrow.names]
     if lacking:
         check.unreadable = f"has no column {', '.join(lacking)}"

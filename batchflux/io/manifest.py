@@ -48,6 +48,8 @@ RETIRED = "retired.parquet"
 
 _WRITTEN = "batchflux.written_ns"
 
+_ROWS_AT_ONCE = 1 << 14  # when it is read
+
 _MOMENT = pa.timestamp("ms", tz="UTC")
 _STRINGS = pa.list_(pa.string())
 # The service deletes results after seven days (documentation: predictions).
@@ -378,7 +380,8 @@ def _per_image(frame: "pd.DataFrame") -> "pd.DataFrame":
 
 
 def iter_tables(path: Path, *, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
-    """Yield some of a manifest's columns, or all, some ten thousand rows at a time."""
+    """Yield some of a manifest's columns, or all, some thousand rows at a time."""
     names = None if columns is None else list(columns)
-    for batch in pq.ParquetFile(path).iter_batches(batch_size=65_536, columns=names, use_threads=False):
+    file = pq.ParquetFile(path, pre_buffer=False)  # else these columns of all rows are fetched at once
+    for batch in file.iter_batches(batch_size=_ROWS_AT_ONCE, columns=names, use_threads=False):
         yield pa.Table.from_batches([batch])
