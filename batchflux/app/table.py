@@ -5,12 +5,13 @@ Every problem of the table is raised at once, before anything is spent. Writes n
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
-from batchflux.core.arrow import from_ints
+from batchflux.core.arrow import Ints, from_ints, from_texts
 from batchflux.core.catalog import DEFAULT_MODEL, known_model
 from batchflux.core.errors import JobSpecError, Problem
 from batchflux.core.grid import Grid
@@ -21,43 +22,63 @@ from batchflux.core.rows import RowPart, RowReader, RowRecipe, Rule
 from batchflux.core.spec import JobSpec
 from batchflux.core.template import Template
 from batchflux.io.prompts import PromptTable, TableBatch, missing_columns, text_column, untextual_columns
+from batchflux.io.texts import Texts
 
 __all__ = ["MAX_CELLS", "Rows", "build_recipe", "check_columns", "read_rows"]
 
 # Eight million dollars at list price; beyond it an axis was surely meant otherwise.
 MAX_CELLS = 100_000_000
 
+_TEXTS_AT_ONCE = 8192
+
 
 class Rows:
-    """The selected rows' own words and parameters, kept as Arrow columns and made Python values one row at a time."""
+    """The selected rows' own words and parameters, put away and made Python values one row at a time."""
 
-    def __init__(self, recipe: RowRecipe, table: pa.Table) -> None:
+    def __init__(self, recipe: RowRecipe) -> None:
+        self._recipe = recipe
         self._reader = RowReader(recipe, keep_prompt_keys=False)
-        self._columns = {name: _Column(table[name]) for name in table.column_names}
+        self._texts: dict[str, Texts] = {}
+        self._batches: list[pa.RecordBatch] = []  # the columns of numbers, truth values and lists
         self._last: tuple[int, RowPart] | None = None
 
+    def add(self, columns: pa.RecordBatch) -> None:
+        """Put rows behind the others, before any is asked for."""
+        names = [field.name for field in columns.schema if pa.types.is_string(field.type)]
+        for name in names:
+            self._texts.setdefault(name, Texts()).append(columns[name])
+        if len(names) < columns.num_columns:
+            self._batches.append(columns.drop_columns(names))
+
+    def taking(self, places: Ints) -> "Rows":
+        """Return some of the rows, in the order given."""
+        taken = Rows(self._recipe)
+        for name, texts in self._texts.items():
+            taken._texts[name] = Texts()
+            for first in range(0, len(places), _TEXTS_AT_ONCE):
+                some = places[first : first + _TEXTS_AT_ONCE].tolist()
+                taken._texts[name].append(from_texts([texts[place] for place in some]))
+        if self._batches:
+            taken._batches = self._others.take(from_ints(places)).to_batches()
+        return taken
+
+    @cached_property
+    def _others(self) -> pa.Table:
+        schema = self._batches[0].schema if self._batches else pa.schema([])
+        return pa.Table.from_batches(self._batches, schema=schema)
+
     def part(self, row: int) -> RowPart:
-        """Return a row's part, from 0 in the order of the job."""
+        """Return a row's part, from 0 in the order of the job. Raises StorageError."""
         last = self._last  # once: the manifest is written in a thread beside the run
         if last is not None and last[0] == row:
             return last[1]
-        part = self._reader.part(self._columns, row, str)
+        columns: dict[str, Sequence[JsonValue]] = {name: (texts[row],) for name, texts in self._texts.items()}
+        for name, column in zip(self._others.column_names, self._others.columns, strict=True):
+            columns[name] = (column[row].as_py(),)
+        part = self._reader.part(columns, 0, str)
         assert part is not None  # noqa: S101 - every row was checked when it was read
         self._last = (row, part)
         return part
-
-
-class _Column(Sequence[JsonValue]):
-    """A chunked Arrow column as a sequence of Python values."""
-
-    def __init__(self, column: pa.ChunkedArray) -> None:
-        self._column = column
-
-    def __getitem__(self, place: Any) -> Any:
-        return self._column[place].as_py()
-
-    def __len__(self) -> int:
-        return len(self._column)
 
 
 def build_recipe(spec: JobSpec) -> RowRecipe:
@@ -135,12 +156,12 @@ def read_rows(spec: JobSpec, recipe: RowRecipe, table: PromptTable) -> tuple[Gri
     sample = spec.prompts.sample
     seeds_by_row = any(axis.kind == "row_seed" for axis in spec.grid)
     reader = RowReader(recipe, keep_prompt_keys=seeds_by_row, sample_key=sample.key if sample else None)
-    kept = []
+    rows = Rows(recipe)
     for batch in _needed_batches(spec, recipe, table):
         columns = _texts(recipe, batch.columns)
         lists = {name: columns[name].to_pylist() for name in columns.schema.names}
         reader.add(lists, batch.where, count=batch.columns.num_rows)
-        kept.append(columns)
+        rows.add(columns)
     problems = list(reader.problems)
     if more := reader.more_problems():
         problems.append(Problem(where=str(table.paths[0]), what=more))
@@ -148,19 +169,19 @@ def read_rows(spec: JobSpec, recipe: RowRecipe, table: PromptTable) -> tuple[Gri
         problems += _repeated_ids(spec, table, reader)
     if problems:
         raise JobSpecError(problems)
-    arrays, columns = reader.arrays(), pa.Table.from_batches(kept)
+    arrays = reader.arrays()
     selected = None
     if sample is not None:
         selected = reader.sample(sample.n)
-        arrays, columns = arrays.take(selected), columns.take(from_ints(selected))
+        arrays, rows = arrays.take(selected), rows.taking(selected)
     elif spec.prompts.limit is not None:
         selected = np.arange(reader.n_rows, dtype=np.int64)
     _refuse_clashes(arrays, recipe, table)
     grid = Grid(recipe, spec.grid, arrays)
     _refuse_size(grid)
-    del reader, kept
+    del reader
     pa.default_memory_pool().release_unused()  # a fifth of what a million rows took on the way
-    return grid, Rows(recipe, columns), selected
+    return grid, rows, selected
 
 
 def _needed_batches(spec: JobSpec, recipe: RowRecipe, table: PromptTable) -> Iterator[TableBatch]:
