@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Final, Self, TypeVar
 
 from batchflux.core.errors import StorageError, UsageError
 from batchflux.core.model import Fact
-from batchflux.io.facts import CHECKPOINT_DIR, JOURNAL_DIR, FactsFound, journal_path, read_facts, read_state
+from batchflux.io.facts import CHECKPOINT_DIR, JOURNAL_DIR, FactsFound, journal_path, list_parts, read_facts, read_state
+from batchflux.io.joined import join_next
 from batchflux.io.journal import Journal, JournalHeader, scan_journal
 from batchflux.io.parts import FACT_SCHEMA
 from batchflux.io.recovery import Recovered, publish_part, recover
@@ -216,6 +217,7 @@ class CheckpointWriter:
         self._sealed.append(old)
         self._old = None
         remove(old.path)
+        join_next(self._run_dir, list_parts(self._run_dir))
 
     def _let_go(self) -> None:
         """Close what is sealed, and let the current journal name the last part. In the event loop's thread."""

@@ -8,7 +8,7 @@ on the way (0.4 s of every start): `pq.read_table`, `pa.array`, `pa.scalar` and 
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Final
@@ -17,7 +17,18 @@ import pyarrow as pa
 import pyarrow.json
 import pyarrow.parquet as pq
 
-__all__ = ["FACT_SCHEMA", "Part", "PartError", "build_part", "build_table", "decipher_part", "digest", "empty_table"]
+__all__ = [
+    "FACT_SCHEMA",
+    "Part",
+    "PartError",
+    "build_joined",
+    "build_part",
+    "build_table",
+    "decipher_joined",
+    "decipher_part",
+    "digest",
+    "empty_table",
+]
 
 _MOMENT: Final = pa.timestamp("ms", tz="UTC")
 
@@ -58,6 +69,8 @@ FACT_SCHEMA: Final = pa.schema(
 _SCHEMA_MAJOR: Final = 1
 _SCHEMA_MINOR: Final = 1
 _METADATA_KEY: Final = b"batchflux.part"
+_JOINED_KEY: Final = b"batchflux.joined"
+_IDENTITY: Final = ("job_id", "first_sequence", "sequence", "predecessor")
 _FEW_VALUES: Final = ["kind", "status", "model", "error_kind"]  # worth a dictionary in the file
 
 
@@ -122,9 +135,27 @@ def build_part(facts: pa.Table, *, job_id: str, sequence: int, predecessor: str 
         "predecessor": predecessor,
         "created_at": created_at.astimezone(UTC).isoformat(),
     }
+    return _write(facts, metadata, key=_METADATA_KEY)
+
+
+def build_joined(parts: Mapping[str, Part]) -> bytes:
+    """Return the bytes of a file that holds the facts of several parts, each known by the digest of its own file."""
+    told = [
+        {
+            "digest": name,
+            "rows": part.facts.num_rows,
+            **{each: getattr(part, each) for each in _IDENTITY},
+        }
+        for name, part in parts.items()
+    ]
+    facts = pa.concat_tables(part.facts for part in parts.values())
+    return _write(facts, {"schema": f"{_SCHEMA_MAJOR}.{_SCHEMA_MINOR}", "parts": told}, key=_JOINED_KEY)
+
+
+def _write(facts: pa.Table, metadata: Mapping[str, object], *, key: bytes) -> bytes:
     sink = pa.BufferOutputStream()
     pq.write_table(
-        facts.replace_schema_metadata({_METADATA_KEY: json.dumps(metadata).encode()}),
+        facts.replace_schema_metadata({key: json.dumps(metadata).encode()}),
         sink,
         compression="zstd",
         compression_level=1,
@@ -142,32 +173,53 @@ def decipher_part(data: bytes, *, columns: Sequence[str] | None = None) -> Part:
     With `columns` its table has those alone, in that order. Columns that a newer minor version added are passed
     over, those that an older one lacked are null or empty.
     """
+    metadata, facts = _read(data, columns=columns, key=_METADATA_KEY)
+    return Part(**_identity(metadata), facts=facts)
+
+
+def decipher_joined(data: bytes, *, columns: Sequence[str] | None = None) -> dict[str, Part]:
+    """Return the parts of `build_joined`, as `decipher_part` would, by the digests of their own files."""
+    metadata, facts = _read(data, columns=columns, key=_JOINED_KEY)
+    parts, first = {}, 0
+    for told in metadata["parts"]:
+        parts[told["digest"]] = Part(**_identity(told), facts=facts.slice(first, told["rows"]))
+        first += told["rows"]
+    return parts
+
+
+def _read(data: bytes, *, columns: Sequence[str] | None, key: bytes) -> tuple[dict[str, Any], pa.Table]:
     names = FACT_SCHEMA.names if columns is None else list(columns)
     try:
         file = pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True)
         schema = file.schema_arrow  # made anew each time it is asked for
-        metadata = _decipher_metadata(schema.metadata or {})
+        metadata = _decipher_metadata(schema.metadata or {}, key=key)
         there = set(schema.names)
         table = file.read(columns=[name for name in names if name in there], use_threads=False)
-        return Part(**metadata, facts=_conform(table, names=names))
+        return metadata, _conform(table, names=names)
     except PartError:
         raise
     except (pa.ArrowException, OSError, ValueError, KeyError) as error:  # a page that fails its check is an OSError
         raise PartError(f"fails its check: {error}") from error
 
 
-def _decipher_metadata(stored: dict[bytes, bytes]) -> dict[str, Any]:
-    if _METADATA_KEY not in stored:
+def _decipher_metadata(stored: dict[bytes, bytes], *, key: bytes) -> dict[str, Any]:
+    if key not in stored:
         raise PartError("is a Parquet file, but no part of a checkpoint")
     try:
-        values = json.loads(stored[_METADATA_KEY])
+        values: dict[str, Any] = json.loads(stored[key])
         major = int(str(values["schema"]).split(".")[0])
-        known = {name: values[name] for name in ("job_id", "first_sequence", "sequence", "predecessor")}
     except (ValueError, KeyError, TypeError) as error:
         raise PartError(f"its metadata can't be read: {error}") from error
     if major > _SCHEMA_MAJOR:
         raise PartError(f"its schema {values['schema']} is a newer batchflux's: update batchflux to read it")
-    return known
+    return values
+
+
+def _identity(told: Mapping[str, Any]) -> dict[str, Any]:
+    try:
+        return {name: told[name] for name in _IDENTITY}
+    except KeyError as error:
+        raise PartError(f"its metadata can't be read: {error}") from error
 
 
 def _raw_name(field: pa.Field) -> str:
