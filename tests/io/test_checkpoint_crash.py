@@ -83,11 +83,13 @@ def check(run_dir: Path, *, at_least: int, at_most: int) -> None:
 
 @pytest.mark.fault("P02")
 @pytest.mark.parametrize("death", DEATHS)
-def test_killed_at_every_call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, death: Death) -> None:
+@pytest.mark.parametrize("joins", [False, True])
+def test_killed_at_every_call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, death: Death, joins: bool) -> None:
     """Whatever `record` returned from is there after the process died, and nothing that wasn't recorded."""
+    monkeypatch.setattr("batchflux.io.joined._PARTS_A_FILE", 2 if joins else 128)
     prepare(tmp_path / "dry")
     calls = die(tmp_path / "dry", monkeypatch, die_at=None, death=death)[0].calls
-    assert calls.count("replace") == 7  # four journals and three parts
+    assert calls.count("replace") == 7 + joins  # four journals, three parts, and two of those once more
     for die_at, call in enumerate(calls):
         if death == "torn" and call != "write":
             continue
@@ -100,8 +102,10 @@ def test_killed_at_every_call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, d
 
 @pytest.mark.fault("D05")
 @pytest.mark.parametrize("death", ["before", "after"])
-def test_power_cut_at_every_call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, death: Death) -> None:
+@pytest.mark.parametrize("joins", [False, True])
+def test_power_cut_at_every_call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, death: Death, joins: bool) -> None:
     """Where nothing unflushed survives, every intent that was waited for is there, with all that came before it."""
+    monkeypatch.setattr("batchflux.io.joined._PARTS_A_FILE", 2 if joins else 128)
     prepare(tmp_path / "dry")
     calls = die(tmp_path / "dry", monkeypatch, die_at=None, death=death)[0].calls
     for die_at in range(len(calls)):
