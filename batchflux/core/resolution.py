@@ -75,8 +75,14 @@ def adopt(lost: Unresolved, item: HistoryItem, *, at_ms: int) -> Resolution:
     return Resolution(fact=fact, state=state)
 
 
-def release(lost: Unresolved, *, at_ms: int) -> Resolution:
-    """It is proven not accepted: the cell is pending again, and its price free."""
+def release(lost: Unresolved, *, at_ms: int, times: int | None = None) -> Resolution:
+    """It is proven not accepted: the cell is pending again, and its price free.
+
+    `times` is how often that was proven, where the run gives the cell up; None where it submits it again.
+    """
+    error = "not in the service's history: it was not accepted"
+    if times is not None:
+        error = f"not accepted {times} times while other submissions were answered; the next run tries again"
     fact = Fact(
         cell_id=lost.cell_id,
         kind=FactKind.RELEASED,
@@ -86,7 +92,7 @@ def release(lost: Unresolved, *, at_ms: int) -> Resolution:
         attempts=lost.before.attempts,
         cost_micro_usd=lost.before.cost_micro_usd,
         error_kind="unknown_outcome",
-        error="not in the service's history: it was not accepted",
+        error=error,
     )
     return Resolution(fact=fact, state=lost.before, frees_micro_usd=lost.price_micro_usd)
 

@@ -56,6 +56,8 @@ class Hearing:
     ) -> SubmitAnswer:
         """Take in what came of a submission; returns what it is."""
         answer = decipher_submit(raw, is_known_id=False)
+        if isinstance(answer, Accepted):
+            self.resolver.saw_named(self.wall_ms())
         if isinstance(answer, Accepted) and answer.prediction.id in self._known_ids:
             known_id = answer.prediction.id
             answer = decipher_submit(raw, is_known_id=True)
