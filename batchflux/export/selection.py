@@ -38,7 +38,13 @@ class Selection:
             )
         self.options = options
         self.selected = 0
-        self._file = pq.ParquetFile(path)
+        try:
+            self._file = pq.ParquetFile(path)
+        except (pa.ArrowException, OSError) as error:
+            raise UsageError(
+                f"{path}: can't be read as Parquet: {error}; delete it, and batchflux run writes it anew from the "
+                "checkpoint"
+            ) from error
         self.schema: pa.Schema = self._file.schema_arrow
         self.n_cells: int = self._file.metadata.num_rows
         self._mask = parse_where(options.where, self.schema) if options.where is not None else None

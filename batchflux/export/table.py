@@ -12,13 +12,16 @@ from math import isfinite
 from pathlib import Path
 from typing import IO, Any, Literal
 
-from batchflux.core.errors import UsageError
+from batchflux.core.errors import StorageError, UsageError
 from batchflux.export.options import ExportOptions, Splits
 from batchflux.export.selection import OnCells, Selection
 from batchflux.export.staging import build_folder
 from batchflux.io.storage import publish_with
 
 __all__ = ["export_table", "json_text"]
+
+# How what is written here begins: by its manifest's first columns.
+_BEGINNINGS = {"csv": b"cell_id,prompt_id,prompt,model,", "jsonl": b'{"cell_id": "'}
 
 # What a spreadsheet takes for the beginning of a formula. Source: OWASP, CSV injection.
 _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")
@@ -46,9 +49,28 @@ def export_table(
         raise UsageError(f"{dest}: there is no folder {dest.parent}")
     if dest.is_dir():
         raise UsageError(f"{dest}: is a folder; name a file, such as {dest.name}.{form}")
+    if not _may_replace(dest, form=form):
+        raise UsageError(f"{dest}: is there already, and no {form} export of a run; name another file or remove it")
     with publish_with(dest) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
         add = _writer(file, selection.schema.names, form=form)
         return sum(add(row) for row in _rows(selection))
+
+
+def _may_replace(dest: Path, *, form: Literal["csv", "jsonl"]) -> bool:
+    """Return whether nothing is lost at `dest`: no file, an empty one, or an earlier export of this form.
+
+    A prompt table, a spec, a run's own files and devices stay. Raises StorageError.
+    """
+    beginning = _BEGINNINGS[form]
+    try:
+        if dest.exists() and not dest.is_file():
+            return False
+        with dest.open("rb") as file:
+            return file.read(len(beginning)) in (b"", beginning)
+    except FileNotFoundError:
+        return True
+    except OSError as error:
+        raise StorageError(dest, doing="look at the file that is there", cause=error) from error
 
 
 def _rows(selection: Selection) -> Iterator[Mapping[str, Any]]:

@@ -53,6 +53,10 @@ def test_a_dataset_by_every_option(command: Command, tmp_path: Path) -> None:
         ("out x --format csv --only none.csv", "none.csv: can't be read"),
         ("out images --format csv", "images: is a folder; name a file, such as images.csv"),
         ("out images --format imagefolder", "is there already"),
+        ("out table.csv --format csv", "table.csv: is there already, and no csv export of a run; name another file"),
+        ("out table.csv --format jsonl", "table.csv: is there already, and no jsonl export of a run"),
+        ("out out/manifest.parquet --format csv", "manifest.parquet: is there already, and no csv export"),
+        ("out /dev/null --format csv", "/dev/null: is there already, and no csv export"),
     ],
 )
 def test_what_is_refused(command: Command, tmp_path: Path, line: str, words: str) -> None:
@@ -60,11 +64,32 @@ def test_what_is_refused(command: Command, tmp_path: Path, line: str, words: str
     made_run(tmp_path, 2)
     (tmp_path / "images").mkdir()
     (tmp_path / "images" / "mine").touch()
+    (tmp_path / "table.csv").write_text("prompt\nmine\n")
     before = files_of(tmp_path)
     done = command("export", *line.split(), cwd=tmp_path)
     assert done.status == 2
     assert words in done.err
     assert files_of(tmp_path) == before
+
+
+@pytest.mark.parametrize("form", ["csv", "jsonl"])
+def test_an_earlier_table_is_replaced(command: Command, tmp_path: Path, form: str) -> None:
+    """The command that the closing words name can be repeated as the run goes on."""
+    made_run(tmp_path, 2)
+    for condition in ("seed < 0", "seed >= 0", "seed == 0"):
+        done = command("export", "out", "x", "--format", form, "--where", condition, cwd=tmp_path)
+        assert done.status == 0, done.err
+    assert len((tmp_path / "x").read_text().splitlines()) == 1 + (form == "csv")
+
+
+def test_a_manifest_that_is_no_parquet(command: Command, tmp_path: Path) -> None:
+    """The words name the file and what to do, and blame no bug."""
+    made_run(tmp_path, 2)
+    (tmp_path / "out" / "manifest.parquet").write_text("not mine")
+    done = command("export", "out", "x.csv", "--format", "csv", cwd=tmp_path)
+    assert done.status == 2
+    assert "manifest.parquet: can't be read as Parquet" in done.err
+    assert "delete it, and batchflux run writes it anew" in done.err
 
 
 def test_progress_is_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
