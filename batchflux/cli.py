@@ -36,6 +36,7 @@ _ISSUES = "this is a bug in batchflux; what was durable is safe, and the same co
 
 def main() -> NoReturn:
     """Run the command line and exit."""
+    _fill_closed_streams()
     # A crash must write no image of this process's memory, which holds the key.
     resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
     # Arrow's own allocators keep what they were given back: 80 MB of a run of a million cells.
@@ -66,6 +67,13 @@ def main() -> NoReturn:
         say("\n".join([f"batchflux: {_ISSUES}", *_causes(error), "  (BATCHFLUX_LOG=debug shows the way there)"]))
         sys.exit(4)
     sys.exit(status if isinstance(status, int) else 0)
+
+
+def _fill_closed_streams() -> None:
+    """Open what the caller closed (`2>&-`), in order: else a file of the run gets the number of standard error."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115 - for as long as the process lasts
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})

@@ -42,13 +42,24 @@ def say(text: str) -> None:
 
 
 def tell(text: str) -> None:
-    """Write a result for people to standard output."""
-    click.echo(_harmless(text))
+    """Write a result for people to standard output. Raises StorageError, BrokenPipeError."""
+    _write_result(_harmless(text))
 
 
 def tell_json(text: str) -> None:
     """Write JSON to standard output; what could steer a terminal is escaped, which changes no value."""
-    click.echo(re.sub("[\x7f-\x9f\u2028-\u202e\u2066-\u2069]", lambda found: f"\\u{ord(found[0]):04x}", text))
+    _write_result(re.sub("[\x7f-\x9f\u2028-\u202e\u2066-\u2069]", lambda found: f"\\u{ord(found[0]):04x}", text))
+
+
+def _write_result(text: str) -> None:
+    from batchflux.core.errors import StorageError
+
+    try:
+        click.echo(text)
+    except BrokenPipeError:
+        raise  # whoever read has left: the command line's edge ends quietly
+    except OSError as error:
+        raise StorageError(Path("standard output"), doing="write the result", cause=error) from error
 
 
 def _harmless(text: str) -> str:

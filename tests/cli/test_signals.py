@@ -100,6 +100,28 @@ def test_a_reader_of_results_that_leaves(tmp_path: Path, args: tuple[str, ...]) 
     assert (done.out, done.err) == ("", "")
 
 
+@pytest.mark.parametrize("closed", ["2>&-", ">&- 2>&- <&-"])
+def test_closed_streams_end_no_run(tmp_path: Path, closed: str) -> None:
+    """A run that nobody hears is a run; and no file of it gets the number of a stream, to be written over by words."""
+    with SandboxThread(_QUICK) as service:
+        job = write_job(tmp_path, prompts=_PROMPTS, api={"base_url": service.base_url})
+        done = batchflux_command("run", job, cwd=tmp_path, command=["bash", "-c", f'"$@" {closed}', "bash", *COMMAND])
+        assert done.status == 0
+        assert service.stats["submissions_received"] == 40
+    assert batchflux_command("verify", "out", cwd=tmp_path).status == 0
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="a device of Linux")
+@pytest.mark.parametrize("args", [("plan",), ("plan", "--json")])
+def test_results_that_the_disk_refuses(tmp_path: Path, args: tuple[str, ...]) -> None:
+    """`plan > FILE` on a full disk says so, and calls it no bug."""
+    job = write_job(tmp_path)
+    shell = ["bash", "-c", '"$@" > /dev/full', "bash", *COMMAND]
+    done = batchflux_command(args[0], job, *args[1:], cwd=tmp_path, command=shell)
+    words = "could not write the result: No space left on device; free space or mend the disk, then run again"
+    assert (done.status, done.err) == (4, f"batchflux: standard output: {words}\n")
+
+
 @pytest.mark.fault("P01")
 @pytest.mark.parametrize("seed", [1, *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(2, 12))])
 def test_kill_at_random_moments_and_go_on(tmp_path: Path, seed: int) -> None:
