@@ -186,5 +186,6 @@ def _agree(run_dir: Path, micro_usd: int) -> None:
 def _check_disk(job: Job) -> None:
     free = free_bytes(job.run_dir)
     if free < LEAST_FREE_BYTES:
-        full = OSError(errno.ENOSPC, f"only {free >> 20} MB are free on this disk")
+        needed = f"{LEAST_FREE_BYTES >> 20} MB are the least"
+        full = OSError(errno.ENOSPC, f"only {free >> 20} MB are free on this disk, where {needed}")
         raise StorageError(job.run_dir, doing="begin the run", cause=full)

@@ -144,7 +144,7 @@ class Result:
         """The command that comes next."""
         here = shown_path(self.run_dir)
         if self.exit_status == 0:
-            return f"batchflux export {here} {shlex.quote(f'{self.name}.csv')} --format csv"
+            return f"batchflux export {here} {shlex.quote(f'{self.name}-results.csv')} --format csv"
         run = run_command(self.run_dir)
         standings = [self.standing, *(again.standing for again in self.replicated)]
         failed, unknown = (any(getattr(each, name) for each in standings) for name in ("failed", "unknown"))

@@ -24,6 +24,15 @@ class Budget:
             session is None or self.session_micro_usd + price_micro_usd <= session
         )
 
+    def words(self, price_micro_usd: int) -> str:
+        """Say which limit a submission of this price would pass, and for the run's life what raises it."""
+        life, session, price = self.life_limit_micro_usd, self.session_limit_micro_usd, usd(price_micro_usd)
+        if life is not None and self.life_micro_usd + price_micro_usd > life:
+            spent = f"{usd(self.life_micro_usd)} spent or held in all, one more costs {price}"
+            return f"run.budget of {usd(life)} is used: {spent}; to go on, raise it, as with --set run.budget=USD"
+        spent = f"{usd(self.session_micro_usd)} spent or held this time, one more costs {price}"
+        return f"--budget of {usd(session or 0)} is used: {spent}"
+
     def reserve(self, price_micro_usd: int) -> None:
         """Count a submission as spent before it is sent."""
         self.life_micro_usd += price_micro_usd

@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from batchflux.core.budget import Budget, usd
+from batchflux.core.budget import Budget
 from batchflux.core.limits import Breaker, Health, Pace, Throttle, Window
 from batchflux.core.throttle import MOST_OPEN_POSTS
 from batchflux.engine.ports import StopReason
@@ -137,8 +137,7 @@ class Admission:
             return self._stop_as_asked("nothing more would be done by --until")
         elif not self.budget.can_reserve(price_micro_usd) and not self.window.in_flight and not self.unresolved:
             # Only now: what was in flight or unresolved might have freed its price.
-            spent, price = usd(self.budget.life_micro_usd), usd(price_micro_usd)
-            return self._stop_as_asked(f"the budget is used: {spent} spent or held, one more costs {price}")
+            return self._stop_as_asked(self.budget.words(price_micro_usd))
         return is_new_cell and self.switch.reason is not None
 
     def _stop_as_asked(self, message: str) -> bool:

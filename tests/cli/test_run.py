@@ -46,7 +46,7 @@ def test_a_run_its_words_and_its_silent_repetition(service: RunningSandbox, tmp_
     assert closing[-3:] == [
         "  results: out/manifest.parquet and images/ beside it",
         "  report: out/report.html",
-        "  next: batchflux export out job.csv --format csv",
+        "  next: batchflux export out job-results.csv --format csv",
     ]
     assert len(list((tmp_path / "out" / "images").rglob("*.png"))) == 4
     made = service.stats["submissions_received"]
@@ -80,11 +80,15 @@ def test_limit_budget_and_going_on(command: Command, service: RunningSandbox, tm
     bounded = command("run", job, "--budget", "0.17", cwd=tmp_path)
     assert bounded.status == 3
     assert "5 of 8 cells completed, 3 pending" in bounded.err
-    assert "stopped: the budget is used: $0.40 spent or held, one more costs $0.08" in bounded.err
+    assert "stopped: --budget of $0.17 is used: $0.16 spent or held this time, one more costs $0.08" in bounded.err
     assert bounded.err.splitlines()[-1] == "  next: batchflux run out"
     life = command("run", job, "--set", "run.budget=0.50", "--json", cwd=tmp_path)
     assert (life.status, life.document["completed"]) == (3, 6)
+    used = "run.budget of $0.50 is used: $0.48 spent or held in all, one more costs $0.08"
+    assert life.document["stopped"] == f"{used}; to go on, raise it, as with --set run.budget=USD"
     assert command("run", "out", cwd=tmp_path, env={}).status == 3  # the frozen spec has the budget still
+    raised = command("run", "out", "--set", "run.budget=0.57", "--json", cwd=tmp_path)
+    assert (raised.status, raised.document["completed"]) == (3, 7)
     assert command("run", job, cwd=tmp_path).status == 0
     none = command("run", job, "--limit", "0", cwd=tmp_path)
     assert none.status == 0  # nothing is left that a limit could hold back
@@ -344,5 +348,5 @@ def test_a_full_disk_stops_before_the_first_submission(
     made = service.stats["submissions_received"]
     done = command("run", _job(tmp_path, service), cwd=tmp_path)
     assert done.status == 4
-    assert "only 1 MB are free on this disk" in done.err
+    assert "only 1 MB are free on this disk, where 64 MB are the least; free space" in done.err
     assert service.stats["submissions_received"] == made

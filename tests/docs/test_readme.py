@@ -105,7 +105,7 @@ def test_the_main_command_does_what_it_promises(tmp_path: Path) -> None:
     after = re.search(r"next: (.*)", done.stderr)
     assert after is not None
     assert checkout.shell(after[1]).returncode == 0
-    assert (checkout.root / "quickstart.csv").exists()
+    assert (checkout.root / "quickstart-results.csv").exists()
 
 
 def test_the_first_steps_work_as_written(tmp_path: Path) -> None:
