@@ -2,7 +2,8 @@
 
 The file is never deleted (a lock on a deleted file guards nothing); its content says who holds it, or died with it, and
 decides nothing. `flock`, not POSIX record locks: those are lost as soon as the process closes any other descriptor of
-the file, and let one process lock twice. Readers (`status`, `verify`, ...) need no lock.
+the file, and let one process lock twice. Readers (`status`, `verify`, ...) need no lock; to tell whether a run is at
+work they share it for an instant, which a run that begins just then waits out.
 """
 
 import contextlib
@@ -10,6 +11,7 @@ import fcntl
 import json
 import os
 import socket
+import time
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
@@ -22,6 +24,8 @@ __all__ = ["RunLock", "is_run_at_work"]
 
 _LOCK_NAME = "lock"
 _MAX_HOLDER_BYTES = 4096  # ours is about 100; a file put there by somebody else is not read to its end
+# Who asks has shared it for microseconds: longer than this is a reader that was stopped in between.
+_ASKED_AGAIN_S, _STOPPED_S = 0.001, 5.0
 
 
 class RunLock:
@@ -45,7 +49,7 @@ class RunLock:
         except OSError as error:
             raise StorageError(path, doing="open the lock", cause=error) from error
         try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _take(fd)
             self.was_left = os.fstat(fd).st_size > 0
             _write_holder(fd)
         except BlockingIOError as error:
@@ -87,6 +91,30 @@ class RunLock:
             os.close(fd)
 
 
+def _take(fd: int) -> None:
+    """Lock it for this process alone; raises BlockingIOError where another one has done so."""
+    give_up_at_s = time.monotonic() + _STOPPED_S
+    while True:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if _is_held_alone(fd) or time.monotonic() > give_up_at_s:
+                raise
+            time.sleep(_ASKED_AGAIN_S)
+        else:
+            return
+
+
+def _is_held_alone(fd: int) -> bool:
+    """Answer whether a run holds the lock: who only asks can share it, and gives it back at once."""
+    try:
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    fcntl.flock(fd, fcntl.LOCK_UN)  # a child forked in between shares it, and holds it on where this end is only closed
+    return False
+
+
 def _write_holder(fd: int) -> None:
     holder = {
         "pid": os.getpid(),
@@ -105,18 +133,17 @@ def _read_holder(fd: int) -> str:
 
 
 def is_run_at_work(run_dir: Path) -> bool:
-    """Return whether a run is at work in a directory, without touching its lock: its holder's process lives here."""
+    """Return whether a run is at work in a directory: whether its lock is held, whatever the file says of the holder.
+
+    The id in the file may be another process's by now, and the run another container's or machine's.
+    """
     try:
-        holder = json.loads((run_dir / _LOCK_NAME).read_text(encoding="utf-8"))
-        pid, host = int(holder["pid"]), holder["host"]
-    except (OSError, ValueError, KeyError, TypeError):
-        return False
-    if host != socket.gethostname():
+        fd = os.open(run_dir / _LOCK_NAME, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except OSError:
         return False
     try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
+        return _is_held_alone(fd)
+    except OSError:  # nor could a run lock it here
         return False
-    except PermissionError:
-        return True
-    return True
+    finally:
+        os.close(fd)

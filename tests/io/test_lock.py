@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from batchflux.core.errors import RunDirLocked, StorageError
-from batchflux.io.lock import RunLock
+from batchflux.io.lock import RunLock, is_run_at_work
 
 ROOT = Path(__file__).parents[2]
 HOLD = """
@@ -39,17 +39,40 @@ with RunLock(Path(sys.argv[1])):
     print("one child came and went, another is up", flush=True)
     os.waitpid(-1, 0)
 """
+ASK_ON_AND_ON = """
+import sys
+from pathlib import Path
+from batchflux.io.lock import is_run_at_work
+print("asking", flush=True)
+while True:
+    is_run_at_work(Path(sys.argv[1]))
+"""
+SHARE = """
+import fcntl, os, sys
+fcntl.flock(os.open(sys.argv[1], os.O_RDONLY), fcntl.LOCK_SH)
+print("shared", flush=True)
+sys.stdin.read()
+"""
 
 
 @contextmanager
 def holder(run_dir: Path) -> Iterator["subprocess.Popen[str]"]:
     """Another process that holds the lock."""
-    command = [sys.executable, "-c", HOLD, str(run_dir)]
-    with subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
-        assert process.stdout.readline() == "held\n"
+    with another(HOLD, run_dir, says="held") as process:
         yield process
-        process.kill()
+
+
+@contextmanager
+def another(program: str, path: Path, *, says: str) -> Iterator["subprocess.Popen[str]"]:
+    """Another process, once it has said so; killed at the end."""
+    command = [sys.executable, "-c", program, str(path)]
+    with subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None
+            assert process.stdout.readline() == f"{says}\n"
+            yield process
+        finally:
+            process.kill()
 
 
 @pytest.mark.fault("C01", "C04")
@@ -137,3 +160,66 @@ def test_a_lock_that_is_a_folder_or_a_link(tmp_path: Path) -> None:
         with pytest.raises(StorageError, match="could not open the lock"), RunLock(tmp_path / name):
             pass
     assert not (tmp_path / "elsewhere").exists()
+
+
+@pytest.mark.fault("C04")
+def test_a_run_is_at_work_while_it_holds_the_lock(tmp_path: Path) -> None:
+    """From its start to its death by kill -9, and no longer, though the id in the file is a living process's."""
+    assert not is_run_at_work(tmp_path)
+    with holder(tmp_path) as process:
+        assert is_run_at_work(tmp_path)
+        process.kill()
+        process.wait()
+        assert not is_run_at_work(tmp_path)
+    left = (tmp_path / "lock").read_text()
+    (tmp_path / "lock").write_text(left.replace(str(process.pid), str(os.getpid())))
+    assert not is_run_at_work(tmp_path)
+    with RunLock(tmp_path) as lock:
+        assert lock.was_left
+        assert is_run_at_work(tmp_path)
+    assert not is_run_at_work(tmp_path)
+
+
+@pytest.mark.parametrize("content", ["", "[]", '{"pid": 1, "host": "another"}'])
+def test_a_run_is_at_work_whatever_the_file_says(tmp_path: Path, content: str) -> None:
+    """Not yet written, not ours, or another container's: the lock is what counts."""
+    with holder(tmp_path):
+        (tmp_path / "lock").write_text(content)
+        assert is_run_at_work(tmp_path)
+
+
+def test_who_asks_keeps_no_run_from_beginning(tmp_path: Path) -> None:
+    """Two readers that ask without a pause are in nobody's way: three hundred starts, none refused."""
+    with RunLock(tmp_path):
+        pass
+    with another(ASK_ON_AND_ON, tmp_path, says="asking"), another(ASK_ON_AND_ON, tmp_path, says="asking"):
+        for _ in range(300):
+            with RunLock(tmp_path) as lock:
+                assert lock.is_held()
+                assert is_run_at_work(tmp_path)
+
+
+def test_a_reader_that_was_stopped_while_it_asked_is_not_waited_for_without_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is no run at work, yet the start is refused after a while: the lock can't be had."""
+    monkeypatch.setattr("batchflux.io.lock._STOPPED_S", 0.05)
+    with RunLock(tmp_path):
+        pass
+    with another(SHARE, tmp_path / "lock", says="shared"):
+        assert not is_run_at_work(tmp_path)
+        with pytest.raises(RunDirLocked), RunLock(tmp_path):
+            pass
+    with RunLock(tmp_path):
+        pass
+
+
+@pytest.mark.fault("D13")
+def test_what_is_no_plain_file_says_nothing_of_a_run(tmp_path: Path) -> None:
+    """A folder, a link and a pipe in the lock's place: no run, and nobody waits for the pipe's other end."""
+    (tmp_path / "a" / "lock").mkdir(parents=True)
+    for name in "bc":
+        (tmp_path / name).mkdir()
+    (tmp_path / "b" / "lock").symlink_to(tmp_path / "a" / "lock")
+    os.mkfifo(tmp_path / "c" / "lock")
+    assert not any(is_run_at_work(tmp_path / name) for name in "abc")
