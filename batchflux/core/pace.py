@@ -19,7 +19,7 @@ LONGEST_ADVICE_S = 300.0
 _MINUTE_S = 60.0  # limits are of images a minute (documentation: account levels)
 _NEARLY_S = 45.0
 _GRAIN_S = 0.25
-_FEW, _MANY = 16, 5000
+_FEW, _MANY = 32, 5000
 _FULL = 0.97  # of what was learned: a minute that is used up
 _NEARLY_FULL = 0.9
 _STEP_S, _LONGER = 2.0, 0.7  # the least of the waits within such a minute, and of the time since its first refusal
@@ -135,9 +135,6 @@ class Pace:
         # What is accepted after a pause may only make up for it: it tells nothing before the minute is full again.
         if not self.is_minute or self._minute.images >= _FULL * _MINUTE_S * (self.learned_per_s or 0.0):
             self._beyond += images
-            if self.learned_per_s is not None and self._beyond > max(_FEW, self.trust):
-                # Twice the rate and not refused: what was learned is out of date.
-                self.learned_per_s, self._beyond, self.is_minute = 2 * self.learned_per_s, 0, False
 
     def refused(self, fault: Fault, *, sent_at_s: float, now_s: float) -> None:
         """Take in a refusal for too many a minute: measure the rate, and hold all back for a while.

@@ -82,6 +82,15 @@ def test_a_start_with_what_was_learned_meets_no_refusal() -> None:
     assert run.refused(0, 60) <= 5
 
 
+def test_a_limit_that_was_raised_meanwhile_is_found() -> None:
+    """500 a minute remembered, six times that allowed now: used from the third minute on, nothing refused before."""
+    run = Run(throttle=learner())
+    recall(run.throttle, replace(SOME, slots=None, found_by=None, images_per_s=500 / 60), now_ms=NOW_MS)
+    simulate(Account(per_min=3000), run, until_s=301)
+    assert run.accepted(120, 300) >= 0.95 * 3 * 3000
+    assert run.refused(0, 60) == 0
+
+
 def test_what_binds_is_said() -> None:
     """The slots where they are full, else the rate; nothing where nothing was met."""
     assert SOME.binds == "50 predictions at once (learned from refusals)"

@@ -115,6 +115,15 @@ def test_a_stated_rate_stays_a_cap() -> None:
     assert pace.rate_per_s() == 2.0
 
 
+def test_what_was_learned_is_never_made_up() -> None:
+    """While the slots are what binds, the pace rises out of the way; the rate told to people stays the measured one."""
+    pace = Pace(images_per_s=None, learned_per_s=8.0, trust=50.0)
+    for number in range(100_000):
+        pace.accepted(1, sent_at_s=number / 4 - 0.1, now_s=number / 4)
+    assert pace.learned_per_s == 8.0
+    assert (pace.rate_per_s() or 0.0) > 1000
+
+
 @given(st.lists(st.tuples(st.sampled_from(["accept", "refuse", "advise"]), st.floats(0, 100)), max_size=200))
 def test_no_sequence_of_answers_stops_it_for_good(steps: list[tuple[str, float]]) -> None:
     """Whatever comes in whatever order, a submission may leave within minutes, and the rate is a positive number."""
