@@ -23,6 +23,7 @@ _FEW, _MANY = 32, 5000
 _FULL = 0.97  # of what was learned: a minute that is used up
 _NEARLY_FULL = 0.9
 _STEP_S, _LONGER = 2.0, 0.7  # the least of the waits within such a minute, and of the time since its first refusal
+_AT_FIRST_S = 8.0  # the longest wait while nobody knows when a minute begins: a few knocks, a few seconds slept through
 _BELOW = 0.99  # of the measured rate: pays back what was sent too soon
 _LATE_S = 0.1  # a timer's lateness, made up for; a pause isn't
 # Within a longer pause a small bucket has run over: counted whole, it would make the rate seem low.
@@ -87,6 +88,7 @@ class Pace:
     _refused_at_s: float = -1.0
     _learned_at_s: float | None = None  # for the first time
     _streak_from_s: float = 0.0
+    _oldest_at_s: float = 0.0  # image of the minute before that
     _known_before: tuple[float | None, float, bool] = (None, 0.0, False)
     _paused_s: float = 0.0
 
@@ -149,6 +151,7 @@ class Pace:
                 self._known_before = (self.learned_per_s, self.trust, self.is_minute)
                 self._measure(now_s)
                 self._streak_from_s = now_s
+                self._oldest_at_s = self._minute.grains[0][0] if self._minute.grains else now_s
             self.refusals += 1
             self._refused_at_s = now_s
             if fault.retry_after_s is None:
@@ -198,8 +201,8 @@ class Pace:
         self.learned_per_s = max(rate_per_s, (self.learned_per_s or 0.0) / 2) if was_minute else rate_per_s
         self._since_s, self._since, self._beyond, self._paused_s = now_s, 0, 0, 0.0
 
-    def _wait_s(self, now_s: float) -> float:
-        """Return how long to wait: in few steps until a minute is over, or where little was too much, a little."""
+    def _first_wait_s(self, now_s: float) -> float:
+        """Return how long to wait after the first refusal in a row: where little was too much, a little."""
         if self._used_up == 0:
             first_s = 0.5
         elif self._used_up == 1:
@@ -209,17 +212,25 @@ class Pace:
         if self.learned_per_s is not None and self.is_minute:
             little_s = max(0.1, 1.2 / self.learned_per_s)
             first_s = min(first_s, max(little_s, min(8 * little_s, self._minute.room_in_s(now_s))))
+        return first_s
+
+    def _wait_s(self, now_s: float) -> float:
+        """Return how long to wait: in few steps until a minute is over."""
+        first_s = self._first_wait_s(now_s)
         wait_s = min(_MINUTE_S, first_s * 2.0 ** min(self.refusals - 1, 32))
+        if self._used_up == 0:
+            return wait_s
         oldest_at_s = self._minute.grains[0][0] if self._minute.grains else now_s - _MINUTE_S
-        left_s = oldest_at_s + _MINUTE_S + _GRAIN_S - now_s
+        if self._used_up >= _ENOUGH and not self.is_minute and not self._is_mature(now_s):
+            # If it slides, it has let one in as soon as the image was out of it that was the oldest.
+            wait_s, oldest_at_s = min(wait_s, _AT_FIRST_S), self._oldest_at_s
+        # A minute that slides has room when its oldest image is out of it, one that begins when the service likes at
+        # the latest a minute after it refused.
+        over_in_s = [from_s + _MINUTE_S + _GRAIN_S - now_s for from_s in (oldest_at_s, self._streak_from_s)]
         full = max(float(_ENOUGH), _NEARLY_FULL * _MINUTE_S * (self.learned_per_s or 0.0))
         if not self.is_minute or self._used_up < full:
-            return float(min(wait_s, left_s) if left_s > first_s else wait_s)
+            return min([wait_s, *(until_s for until_s in over_in_s if until_s > first_s)])
         # A minute that is used up is refused for what is left of it, nobody knows how long: longer by a part each time.
         wait_s = min(wait_s, max(_STEP_S, _LONGER * (now_s - self._streak_from_s)))
-        # One that slides has room when its oldest image is out of it, one that begins when the service likes at the
-        # latest a minute after it refused; a wait that would be made much shorter by that is taken whole.
-        for until_s in (left_s, self._streak_from_s + _MINUTE_S + _GRAIN_S - now_s):
-            if until_s > wait_s / 4:
-                wait_s = min(wait_s, until_s)
-        return float(wait_s)
+        # A wait that would be made much shorter by its end is taken whole.
+        return min([wait_s, *(until_s for until_s in over_in_s if until_s > wait_s / 4)])

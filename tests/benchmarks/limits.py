@@ -137,7 +137,7 @@ def _cases() -> Iterator[Case]:
             name = f"50 slots, queues{words}, {1000 * way_s:.0f} ms there and back"
             options = {"queues": True, "tells_work": tells_work, "round_trip_s": way_s}
             yield Case(name=name, measure=partial(_makespan, 1.02, **options))
-    for counts_by, bucket in (("sliding", None), ("bucket", 500), ("bucket", 10), ("fixed", None)):
+    for counts_by, bucket in (("sliding", None), ("bucket", 500), ("bucket", 10), ("fixed", None), ("first", None)):
         for words, speaks in (("", True), (" without words", False)):
             for advice, advises in (("", False), (", Retry-After", True)):
                 for median_s in (2.0, 8.0):

@@ -22,7 +22,8 @@ from batchflux.core.window import Window
 
 __all__ = ["Account", "CountsBy", "Run", "ideal_s", "learner", "simulate"]
 
-CountsBy: TypeAlias = Literal["bucket", "sliding", "fixed"]
+# A minute may slide, begin when the service likes, or with the first image after the last one was over.
+CountsBy: TypeAlias = Literal["bucket", "sliding", "fixed", "first"]
 
 _SLOTS_WORDS = "You have reached your concurrency limit. Please wait for tasks to end."
 _RATE_WORDS = "Too many requests: you have reached your rate limit of images per minute."
@@ -83,6 +84,8 @@ class Account:
                 return False
             self.credit -= 1
             return True
+        if self.counts_by == "first" and self.starts and now_s - self.starts[0] >= 60:
+            self.starts.clear()
         while self.starts and self._is_over(self.starts[0], now_s):
             self.starts.popleft()
         if len(self.starts) >= self.per_min:

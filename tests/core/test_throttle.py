@@ -150,6 +150,17 @@ def test_a_used_up_minute_is_knocked_at_seldom() -> None:
     assert run.refused(60, 600) <= 0.01 * run.accepted(60, 600)
 
 
+@pytest.mark.parametrize("counts_by", ["fixed", "first"])
+@pytest.mark.parametrize("speaks", [True, False])
+def test_a_minute_whose_beginning_nobody_knows_is_met(counts_by: CountsBy, speaks: bool) -> None:
+    """While the first such minute is waited for, its beginning isn't slept through: 97 % is used from then on."""
+    run = Run(throttle=learner())
+    account = Account(per_min=500, counts_by=counts_by, speaks=speaks, median_s=8.0, dice=random.Random(30))
+    simulate(account, run, until_s=601, seed=30)
+    assert run.accepted(80, 560) >= 0.97 * 8 * 500
+    assert run.refused(60, 600) <= 0.01 * run.accepted(60, 600)
+
+
 @pytest.mark.fault("H15")
 def test_a_storm_says_nothing_of_the_limits() -> None:
     """An hour in which everything is refused is knocked at less than once in 10 s, and full speed is back at once."""
