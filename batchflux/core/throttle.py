@@ -8,7 +8,7 @@ second) within a minute. So it begins with one POST open and a third more with e
 refuses once), with 32 in flight, and grows with each completion by half its latency in seconds, 2.5 to 8: where results
 come late, there are fewer of them to grow by. More would reach the largest sooner, and cost one of 500 a minute with
 100 slots more than its 31 refusals in the first ten seconds; less would leave slow models of the largest below its rate
-after a minute. From then on the share of refusals is the price of a busy service: a tenth at the slots, where each
+after a minute. From then on the share of refusals is the price of a busy service: 7 % at the slots, where each
 costs a POST, almost none where each also asks to wait, and some hundredth of a rate.
 """
 
@@ -92,6 +92,8 @@ class Throttle:
         if sent_at_s > self._refused_at_s:
             self._streak += 1
             self._refused_at_s = now_s
+        if self.most_open < LEAST_OPEN_POSTS:  # refused so soon, it is a small account
+            self.most_open = 1.0
         if 0 < self._images <= _SMALLEST and self._first_at_s + _MINUTE_S > now_s:
             self.pace.hold(self._first_at_s + _MINUTE_S - now_s, now_s=now_s)
         named = limit_named_in(fault.message)

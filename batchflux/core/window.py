@@ -21,7 +21,7 @@ AUTO_MOST = 2000
 
 # The share of submissions that may be refused: each costs a POST, but without any the service waits for us to notice
 # what is done. Where a refusal also says how long to wait, it costs that much of the whole window.
-_SHARE, _SHARE_WITH_ADVICE = 0.1, 0.0005
+_SHARE, _SHARE_WITH_ADVICE = 0.07, 0.0005
 _HASTENS = 0.01  # however small the share: a limit that was raised should be found within some thousand
 _IN_A_QUEUE = 0.35  # of what it works on: 20 to 50 % hide lag and round trips
 # What the service doesn't tell its work on, is judged by whole latencies, which differ for many reasons.

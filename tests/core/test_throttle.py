@@ -83,6 +83,27 @@ def test_the_largest_account_is_at_full_speed_within_a_minute(counts_by: CountsB
     assert run.accepted(60, 120) >= 0.92 * 5000
 
 
+@pytest.mark.parametrize("seed", range(50, 54))
+def test_a_start_at_a_hundred_slots_is_no_storm(seed: int) -> None:
+    """500 a minute, 100 at once, 2 s each: what is refused in the first ten seconds stays within thirty."""
+    run = Run(throttle=learner())
+    simulate(Account(per_min=500, slots=100, dice=random.Random(seed)), run, until_s=11, seed=seed)
+    assert run.refused(0, 10) <= 30
+    assert run.accepted(0, 10) >= 300
+
+
+def test_who_is_refused_early_asks_with_one_at_a_time() -> None:
+    """The smallest account's second minute: two that were sent together would both be refused."""
+    throttle = learner()
+    for _ in range(5):
+        throttle.window.started()
+        throttle.accepted(1, sent_at_s=0.0, now_s=0.1)
+    assert throttle.may_open(1)
+    throttle.refused(Fault(kind="rate_limit", message="per minute"), sent_at_s=0.2, now_s=0.3)
+    throttle.accepted(1, sent_at_s=60.0, now_s=60.1)
+    assert not throttle.may_open(1)
+
+
 def test_a_service_without_limits_throttles_nothing() -> None:
     """Nothing is refused and nothing waits: the window grows to its most within seconds."""
     run = Run(throttle=learner(), cells=5000)
