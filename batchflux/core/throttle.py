@@ -6,10 +6,10 @@ where an answer is taken in once, and told to the one it concerns.
 Who knows nothing must not storm the smallest account (2 images a minute, 2 at once), and must fill the largest (83 a
 second) within a minute. So it begins with one POST open and a third more with each acceptance (the smallest account
 refuses once), with 32 in flight, and grows with each completion by half its latency in seconds, 2.5 to 8: where results
-come late, there are fewer of them to grow by. More would reach the largest sooner, and cost one of 500 a minute with
-100 slots more than its 31 refusals in the first ten seconds; less would leave slow models of the largest below its rate
-after a minute. From then on the share of refusals is the price of a busy service: 7 % at the slots, where each
-costs a POST, almost none where each also asks to wait, and some hundredth of a rate.
+come late, there are fewer of them to grow by. So the largest is at its rate after 30 s at 12 s latency, and one of 500
+a minute with 100 slots is refused 20 to 26 times in the first ten seconds: more growth would cost more refusals there.
+From then on the share of refusals is the price of a busy service: 7 % at the slots, where each costs a POST, almost
+none where each also asks to wait, and some hundredth of a rate.
 """
 
 import re

@@ -43,6 +43,7 @@ class _Cohort:
 
     from_s: float
     in_flight: int
+    size: float  # of the window then
     count: int = 0
     is_told: bool = False
     latencies_s: list[float] = field(default_factory=list)
@@ -117,7 +118,7 @@ class Window:
     def accepted(self, *, sent_at_s: float) -> None:
         """Take in an acceptance: where refusals found the size, a part of a step forward, more after a long quiet."""
         if not self._cohorts or (self._cohorts[-1].count >= _COHORT and sent_at_s > self._cohorts[-1].from_s):
-            self._cohorts.append(_Cohort(sent_at_s, self.in_flight))
+            self._cohorts.append(_Cohort(sent_at_s, self.in_flight, self.size))
             if len(self._cohorts) > _MOST_COHORTS:
                 self._cohorts.popleft()
         if (cohort := self._cohort_of(sent_at_s)) is not None:
@@ -206,8 +207,8 @@ class Window:
         self._wait_s = beyond_s if self._wait_s is None else min(beyond_s, self._wait_s)
         plain_s, queued_s = worked_s + self._wait_s, beyond_s - self._wait_s
         share = _IN_A_QUEUE if is_told else _IN_A_QUEUE_UNTOLD
-        if 2 * cohort.in_flight < self.size:
-            return  # something else binds
+        if 2 * cohort.in_flight < cohort.size:
+            return  # something else bound
         if queued_s > max(share * plain_s, _SLIGHT_S):
             if self.found_by is None:
                 self.found_by = "a queue"

@@ -83,6 +83,18 @@ def test_the_largest_account_is_at_full_speed_within_a_minute(counts_by: CountsB
     assert run.accepted(60, 120) >= 0.92 * 5000
 
 
+@pytest.mark.parametrize("seed", [71, 74])
+@pytest.mark.parametrize("median_s", [8.0, 12.0])
+def test_a_slow_model_of_the_largest_account_is_at_full_speed_within_a_minute(median_s: float, seed: int) -> None:
+    """8 and 12 s each, counted by a bucket of one second: the full rate from the fortieth second on."""
+    run = Run(throttle=learner())
+    account = Account(per_min=5000, counts_by="bucket", bucket=83, median_s=median_s, sigma=0.4)
+    account.dice = random.Random(seed)
+    simulate(account, run, until_s=61, seed=seed)
+    assert run.accepted(40, 60) >= 0.95 * 5000 / 3
+    assert run.refused(0, 60) <= 0.02 * run.accepted(0, 60)
+
+
 @pytest.mark.parametrize("seed", range(50, 54))
 def test_a_start_at_a_hundred_slots_is_no_storm(seed: int) -> None:
     """500 a minute, 100 at once, 2 s each: what is refused in the first ten seconds stays within thirty."""
