@@ -55,10 +55,12 @@ class CellIndex:
         for share in range(shares):
             words = self._sorted(share, shares)
             last = first + len(words)
-            self._cells[first:last] = words & self._index_mask
             buckets = slice(*((share + end << bits) // shares for end in (0, 1)))
             tops = np.arange(buckets.start, buckets.stop, dtype=np.uint64) << self._shift
             self._starts[buckets] = first + np.searchsorted(words, tops)
+            words &= self._index_mask  # in place: they are 20 MB of ten million cells
+            self._cells[first:last] = words
+            del words, tops  # else the next share's are made beside them
             first = last
         self._starts[-1] = first
 
