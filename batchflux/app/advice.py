@@ -13,7 +13,7 @@ ADVICE = {
     "rate_limit": "the account's limit of images a minute or predictions at once: the run paces itself; a higher "
     "account level raises it (configs/ has one file a level)",
     "content_policy": "the service's moderation refused these prompts: reword them, or where the model takes it raise "
-    "safety_tolerance; they are not bought again as they are",
+    "safety_tolerance; only --retry-failed buys them again as they are",
     "generation_failed": "the model failed on these; --retry-failed buys them again",
     "server": "the service had trouble of its own: run again later",
     "network": "the connection failed: check the network, then run again; nothing was bought twice",

@@ -19,7 +19,7 @@ from batchflux.core.arrow import from_ints
 from batchflux.core.errors import UsageError
 from batchflux.core.grid import Grid
 from batchflux.core.pricing import Shapes
-from batchflux.core.rows import RowRecipe
+from batchflux.core.rows import NO_SEED, RowRecipe
 from batchflux.core.spec import JobSpec, parse_job
 from batchflux.io.jobfile import MOST_BYTES, read_job_file
 from batchflux.io.prompts import PromptTable, open_table
@@ -65,9 +65,9 @@ class Job:
         return self.spec.name
 
     @cached_property
-    def keeps_seed_to_itself(self) -> bool:
-        """Whether cells draw their own seeds since nothing gives one."""
-        return self.grid.draws_seeds
+    def seedless_rows(self) -> int:
+        """How many rows have cells that draw their own seeds, since nothing gives one."""
+        return int((self.grid.rows.own_seed == NO_SEED).sum()) if self.grid.draws_seeds else 0
 
     @cached_property
     def shapes(self) -> Shapes:

@@ -285,6 +285,8 @@ def _warnings(job: Job, hours: Mapping[str, float]) -> list[str]:
             f"cells with flagged images are drawn anew, each up to {job.spec.run.max_redo} times, at a price on top of "
             "this, in a run directory beside this one"
         )
-    if job.keeps_seed_to_itself:
+    if job.seedless_rows == job.grid.rows.n_rows:
         warnings.append("no seed is given, so each cell sends one drawn from its content")
+    elif job.seedless_rows:
+        warnings.append(f"rows without a seed: {job.seedless_rows:,}; their cells send one drawn from their content")
     return warnings
