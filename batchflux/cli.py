@@ -203,7 +203,7 @@ def run(job: Path, out: Path | None, settings: tuple[str, ...], concurrency: int
                 run_options,
                 ask=asker(yes=yes or has_budget),
                 observe=None if quiet else observer(loaded.name),
-                on_plan=None if quiet else show_plan,
+                on_plan=None if quiet or run_options.download_only else show_plan,  # it pays for nothing
                 on_notice=None if quiet else say,
             )
         )

@@ -171,6 +171,9 @@ def test_images_later(command: Command, service: RunningSandbox, tmp_path: Path)
     (tmp_path / "out" / files[0]).unlink()
     assert command("run", "out", "--download-only", cwd=tmp_path).status == 0
     assert (tmp_path / "out" / files[0]).is_file()
+    more = command("run", job, "--download-only", "--set", "grid.seed=[1, 2, 3]", cwd=tmp_path)
+    assert more.status == 1  # cells are pending
+    assert "to pay" not in more.err
 
 
 def test_an_image_that_went_bad_is_fetched_again(command: Command, service: RunningSandbox, tmp_path: Path) -> None:
