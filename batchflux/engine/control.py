@@ -146,7 +146,7 @@ class Admission:
 
     def _wake_at_s(self, now_s: float, price_micro_usd: int) -> float | None:
         """Return None where a submission may leave now, else when to look again (0: when there is news)."""
-        if not self.budget.can_reserve(price_micro_usd) or not self.throttle.may_open(self.open_posts):
+        if not self.budget.can_reserve(price_micro_usd) or not self.throttle.may_open(self.open_posts, now_s=now_s):
             return 0.0
         if not self.window.has_room():
             return 0.0

@@ -159,7 +159,7 @@ def simulate(
 
     def send(run: Run, now_s: float) -> None:
         throttle = run.throttle
-        while run.left and throttle.window.has_room() and throttle.may_open(run.open_posts):
+        while run.left and throttle.window.has_room() and throttle.may_open(run.open_posts, now_s=now_s):
             ready_at_s = throttle.pace.ready_at_s()
             if ready_at_s > now_s:
                 if run.wake_at_s <= now_s or ready_at_s < run.wake_at_s:

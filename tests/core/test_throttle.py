@@ -6,7 +6,7 @@ import random
 import pytest
 
 from batchflux.core.model import Fault
-from batchflux.core.throttle import limit_named_in
+from batchflux.core.throttle import Throttle, limit_named_in
 from tests.core.account import Account, CountsBy, Run, ideal_s, learner, simulate
 
 SLOTS, CELLS = 50, 5000
@@ -212,3 +212,27 @@ def test_a_refusal_with_nothing_in_flight_is_not_for_the_number() -> None:
         throttle.refused(Fault(kind="rate_limit", message="no"), sent_at_s=1.0, now_s=1.1 + number / 1000)
         throttle.window.ended()
     assert throttle.window.size == 16
+
+
+@pytest.mark.parametrize(("answer_s", "most"), [(0.01, 32), (0.06, 16), (0.305, 30), (2.0, 64)])
+def test_as_many_posts_are_open_as_answers_take(answer_s: float, most: int) -> None:
+    """Sixteen at least, twice as many where answers come at once, and sixty-four at most."""
+    throttle = learner()
+    now_s = _accept(throttle, answer_s=answer_s, times=300)
+    assert throttle.may_open(most - 1, now_s=now_s)
+    assert not throttle.may_open(most, now_s=now_s)
+
+
+def test_a_quick_service_that_falls_silent_is_met_with_the_fewest_posts() -> None:
+    """Only an open POST can become unknown: once an answer is late, sixteen are as many as may be open."""
+    throttle = learner()
+    late_s = _accept(throttle, answer_s=0.01, times=300) + 0.06
+    assert throttle.may_open(15, now_s=late_s)
+    assert not throttle.may_open(16, now_s=late_s)
+
+
+def _accept(throttle: Throttle, *, answer_s: float, times: int) -> float:
+    """Have so many submissions accepted, one after the other; return when the last one was."""
+    for number in range(times):
+        throttle.accepted(1, sent_at_s=number * answer_s, now_s=(number + 1) * answer_s)
+    return times * answer_s
