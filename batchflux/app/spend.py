@@ -4,6 +4,7 @@ import asyncio
 import random
 import time
 from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
 
 import numpy as np
 
@@ -26,7 +27,6 @@ from batchflux.engine.observers import Several
 from batchflux.engine.ports import Observer, StopReason
 from batchflux.io.checkpoint import CheckpointWriter
 from batchflux.io.client import Client
-from batchflux.io.downloads import Downloader
 from batchflux.io.neighbours import Neighbours
 from batchflux.io.runlog import RunLog, log_level
 from batchflux.io.storage import free_bytes
@@ -72,14 +72,17 @@ async def spend(
     )
     limits = LimitsKeeper(run_dir=job.run_dir, admission=admission, progress=progress, neighbours=neighbours)
     limits.begin()
-    async with Downloader(
-        job.run_dir, allow_loopback=session.is_loopback, proxy=client.proxy, tls=client.tls
-    ) as downloader:
+    async with AsyncExitStack() as stack:
         pool = None
         harmed = np.zeros(len(known.statuses), dtype=np.bool_)
         if options.download_only:
             harmed = await asyncio.to_thread(harmed_cells, job, known)
         if spec.output.download or options.download_only:
+            from batchflux.io.downloads import Downloader  # loads aiohttp, a quarter of a start
+
+            downloader = await stack.enter_async_context(
+                Downloader(job.run_dir, allow_loopback=session.is_loopback, proxy=client.proxy, tls=client.tls)
+            )
             pool = DownloadPool(
                 downloads=downloader,
                 transport=client,

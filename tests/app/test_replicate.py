@@ -226,7 +226,7 @@ def test_a_session_budget_is_left_by_what_the_run_spent(tmp_path: Path, service:
 def test_it_is_asked_about_once_with_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The question holds both; asked for later it has a question of its own, and a no leaves the run's result."""
     monkeypatch.setattr("batchflux.app.prepare.is_loopback_host", lambda host: False)
-    monkeypatch.setattr("batchflux.app.spend.Downloader", _loopback_downloader())
+    monkeypatch.setattr("batchflux.io.downloads.Downloader", _loopback_downloader())
     asked: list[Any] = []
     says = [True, False]
 

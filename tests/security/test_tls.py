@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 
 import batchflux
-from batchflux.app import spend
 from batchflux.core.model import Fault, SavedFile
 from batchflux.core.protocol import HttpAnswer, TransportFault
+from batchflux.io import downloads
 from batchflux.io.client import ApiKey, Client
 from batchflux.io.downloads import Downloader
 from tests.app.service import quick_service, write_spec
@@ -91,7 +91,7 @@ def test_a_runs_images_come_the_way_its_requests_go(tmp_path: Path, monkeypatch:
             made.append(options)
             super().__init__(run_dir, **{**options, "proxy": None})
 
-    monkeypatch.setattr(spend, "Downloader", Noting)
+    monkeypatch.setattr(downloads, "Downloader", Noting)
     with quick_service() as service:
         proxy = service.origin  # answers whole addresses as it does plain ones
         api = {"base_url": service.base_url, "ca_file": str(AUTHORITY), "proxy": proxy}
