@@ -110,10 +110,10 @@ def test_who_is_refused_early_asks_with_one_at_a_time() -> None:
     for _ in range(5):
         throttle.window.started()
         throttle.accepted(1, sent_at_s=0.0, now_s=0.1)
-    assert throttle.may_open(1)
+    assert throttle.may_open(1, now_s=0.1)
     throttle.refused(Fault(kind="rate_limit", message="per minute"), sent_at_s=0.2, now_s=0.3)
     throttle.accepted(1, sent_at_s=60.0, now_s=60.1)
-    assert not throttle.may_open(1)
+    assert not throttle.may_open(1, now_s=60.1)
 
 
 def test_a_service_without_limits_throttles_nothing() -> None:
