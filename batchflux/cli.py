@@ -173,8 +173,7 @@ def run(job: Path, out: Path | None, settings: tuple[str, ...], concurrency: int
 
     JOB is a job file, or a run directory, which goes on with exactly the spec and table that it holds.
     """
-    import asyncio
-
+    from batchflux.app.eventloop import run_to_end
     from batchflux.app.job import load_job
     from batchflux.app.run import RunOptions, run_async
     from batchflux.io.notify import Notifier
@@ -197,7 +196,7 @@ def run(job: Path, out: Path | None, settings: tuple[str, ...], concurrency: int
         allow_hosts=frozenset(options["allow_hosts"]),
     )
     with notifier.on_error(loaded.name, loaded.run_dir, say):
-        result = asyncio.run(
+        result = run_to_end(
             run_async(
                 loaded,
                 run_options,

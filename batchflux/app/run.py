@@ -16,6 +16,7 @@ from pathlib import Path
 from zlib import crc32
 
 from batchflux.app.again import draw_anew, less, reseed, submit_twice
+from batchflux.app.eventloop import run_to_end
 from batchflux.app.family import main_of
 from batchflux.app.job import Job, shown_path
 from batchflux.app.keys import key_for
@@ -59,7 +60,7 @@ def run(job: Job, options: RunOptions | None = None) -> Result:
     try:
         asyncio.get_running_loop()
     except RuntimeError:
-        return asyncio.run(run_async(job, options))
+        return run_to_end(run_async(job, options))
     # A notebook's loop is running already: the run gets a loop of its own in a thread of its own.
     found: list[Result | BaseException] = []
     done = threading.Event()
@@ -67,7 +68,7 @@ def run(job: Job, options: RunOptions | None = None) -> Result:
 
     def in_thread() -> None:
         try:
-            found.append(asyncio.run(run_async(job, options, bell=bell)))
+            found.append(run_to_end(run_async(job, options, bell=bell)))
         except BaseException as error:  # noqa: BLE001 - handed to the caller's thread whole
             found.append(error)
         finally:
