@@ -1,6 +1,6 @@
 """A run's page that follows it: how the run stands, asked of its facts again and again, and the page's data made anew.
 
-A process of its own beside the run. It reads what the run wrote, takes no lock, and writes nothing into the run
+A process of its own beside the run. It reads what the run wrote, holds no lock, and writes nothing into the run
 directory but thumbnails, as the page at a run's end does. How often it looks follows from what a look costs in its
 own thread, so that a large run is looked at seldom rather than dearly.
 """
