@@ -24,7 +24,7 @@ from typing import Any
 from tests.benchmarks.table import lines
 
 _HERE = Path(__file__).parent
-_PACKAGES = ("batchflux", "aiohttp", "pyarrow", "pandas", "wavespeed")
+_PACKAGES = ("batchflux", "uvloop", "aiohttp", "pyarrow", "pandas", "wavespeed")
 
 
 def main() -> None:
