@@ -69,7 +69,7 @@ class Connection(asyncio.Protocol):
         return self._transport is not None and not self._transport.is_closing()
 
     async def round_trip(self, request: Sealed, reader: AnswerReader, *, ends_at_s: float, read_s: float) -> None:
-        """Send a request at once, in this very step, and return when its answer is whole.
+        """Send a request in this very turn of the loop, and return when its answer is whole.
 
         Raises OSError (TimeoutError and Gone among them) or BadAnswer, and is closed then.
         """
