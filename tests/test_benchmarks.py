@@ -1,10 +1,14 @@
 """The benchmarks' command: that it runs, measures something and writes it down. Nothing here is timed."""
 
 import json
+import pkgutil
 import subprocess
 import sys
+from importlib import import_module
+from inspect import signature
 from pathlib import Path
 
+from tests import benchmarks
 from tests.benchmarks.plot import Bars, bar_chart
 from tests.benchmarks.readme import figures, with_figures
 
@@ -29,6 +33,21 @@ def test_the_command_measures_and_writes_its_figures(tmp_path: Path) -> None:
         assert all(row["value"] > 0 for row in found["rows"])
     ratios = [row["ratio"] for row in json.loads((tmp_path / "throughput.json").read_text())["rows"]]
     assert all(ratio > 0 for ratio in ratios)
+
+
+def test_the_command_can_run_each_of_them() -> None:
+    """Whatever the command takes for a benchmark is called as it can be, and so is what draws its plot."""
+    found = [import_module(f"tests.benchmarks.{each.name}") for each in pkgutil.iter_modules(benchmarks.__path__)]
+    runs = {module.__name__.rpartition(".")[2]: getattr(module, "run", None) for module in found}
+    assert {name for name, run in runs.items() if run} >= {"throughput", "peers", "makespan", "memory", "start"}
+    for module in found:
+        if run := runs[module.__name__.rpartition(".")[2]]:
+            signature(run).bind(0.5)
+        elif main := getattr(module, "main", None):
+            signature(main).bind()
+        if draw := getattr(module, "draw", None):
+            signature(draw).bind([])
+            assert next(iter(signature(draw).parameters)) == "rows"
 
 
 def test_a_name_that_is_none_is_refused() -> None:

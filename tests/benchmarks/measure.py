@@ -10,22 +10,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import NamedTuple
 
 import batchflux
 
-__all__ = ["Listener", "Measured", "Row", "begin", "measure", "show"]
+__all__ = ["Listener", "Measured", "begin", "measure"]
 
 _HOME = Path(batchflux.__file__).parents[1]
-
-
-class Row(NamedTuple):
-    """One figure beside what it must reach; `target` is "" where it is only told."""
-
-    name: str
-    value: float
-    unit: str
-    target: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -129,9 +119,3 @@ def measure(arguments: Sequence[str], *, until_post: Listener | None = None) -> 
         out=out,
         first_post_s=first_post_s,
     )
-
-
-def show(rows: Sequence[Row]) -> None:
-    """Print figures beside their targets."""
-    for row in rows:
-        sys.stdout.write(f"{row.name:<58} {row.value:>9,.2f} {row.unit:<4} {row.target}\n")

@@ -21,7 +21,19 @@ import numpy.typing as npt
 
 from batchflux.core.polling import LOOK_PRICE, LatencyBook
 
-__all__ = ["Row", "Watched", "draw", "exponential", "fixed", "follow", "looks_of", "main", "planned", "rows", "tuned"]
+__all__ = [
+    "Row",
+    "Watched",
+    "draw_latencies",
+    "exponential",
+    "fixed",
+    "follow",
+    "looks_of",
+    "main",
+    "planned",
+    "rows",
+    "tuned",
+]
 
 Latencies: TypeAlias = npt.NDArray[np.float64]
 MEDIAN_S = 8.0
@@ -86,7 +98,7 @@ SHAPES: dict[str, Callable[[np.random.Generator, int], Latencies]] = {
 STATIONARY = ("lognormal 0.4", "lognormal 0.5", "bimodal", "heavy tail")
 
 
-def draw(shape: str, *, count: int = COUNT, seed: int = 7, median_s: float = MEDIAN_S) -> Latencies:
+def draw_latencies(shape: str, *, count: int = COUNT, seed: int = 7, median_s: float = MEDIAN_S) -> Latencies:
     """Return the latencies of a shape, in order of submission; `median_s` is a lognormal's, and scales the others."""
     return SHAPES[shape](np.random.default_rng(seed), count) * (median_s / MEDIAN_S)
 
@@ -269,7 +281,7 @@ def ours_at(frontier: list[Watched], polls: float) -> Watched:
 def compare(shape: str, *, trip_s: float, median_s: float) -> Iterator[Row]:
     """Yield ours against each baseline for one shape of latencies."""
     name = f"{shape}, median {median_s:g} s, trip {trip_s * 1000:g} ms"
-    every, first = draw(shape, median_s=median_s), 200
+    every, first = draw_latencies(shape, median_s=median_s), 200
     late = every[first:]
 
     def ours(price: float) -> Watched:
@@ -278,7 +290,7 @@ def compare(shape: str, *, trip_s: float, median_s: float) -> Iterator[Row]:
     default = ours(LOOK_PRICE)
     yield Row(name=name, baseline="oracle", ours=default, theirs=oracle(late, trip_s=trip_s))
     if shape in STATIONARY:
-        known = draw(shape, count=50_000, seed=8, median_s=median_s)
+        known = draw_latencies(shape, count=50_000, seed=8, median_s=median_s)
         best = tuned(lambda price_s: planned(late, price_s, known=known, trip_s=trip_s), polls=default.polls, tries=25)
         yield Row(name=name, baseline="programme, true", ours=default, theirs=best)
         seen = tuned(lambda price_s: planned_from_seen(late, price_s, trip_s=trip_s), polls=default.polls, tries=20)
@@ -331,7 +343,7 @@ def main() -> list[Row]:
 
 def decision_us() -> float:
     """Return what one call of a book costs here, in microseconds of CPU, replanning included."""
-    latencies, book, calls = draw("lognormal 0.4"), LatencyBook(), 0
+    latencies, book, calls = draw_latencies("lognormal 0.4"), LatencyBook(), 0
     began_s = time.process_time()
     for latency_s in latencies.tolist():
         before_s, age_s = 0.0, book.wait_s(0.0, dice=0.5)

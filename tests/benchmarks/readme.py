@@ -48,9 +48,10 @@ def with_figures(text: str, table: str) -> str:
 def _line(benchmark: str, row: dict[str, Any]) -> str:
     figure = f"{row['value']:,.3g}" if row["value"] < 1000 else f"{row['value']:,.0f}"
     theirs = row["baseline_value"]
-    shown = f"{theirs:,.3g}" if theirs < 1000 else f"{theirs:,.0f}"
+    shown = "" if theirs is None else f"{theirs:,.3g}" if theirs < 1000 else f"{theirs:,.0f}"
+    ratio = "" if row["ratio"] is None else f"{row['ratio']:.2f}"
     cells = [f"{benchmark}: {row['name']}", f"{figure} {row['unit']}", row["baseline"], shown]
-    cells += [f"{row['ratio']:.2f}", row["target"], str(row.get("runs", 1))]
+    cells += [ratio, row["target"], str(row.get("runs", 1))]
     return f"| {' | '.join(cells)} |"
 
 

@@ -12,16 +12,19 @@ from multiprocessing import get_context
 from pathlib import Path
 
 from tests.benchmarks.made import finish_cells, make_job
-from tests.benchmarks.measure import Listener, Measured, Row, measure, show
+from tests.benchmarks.measure import Listener, Measured, measure
+from tests.benchmarks.table import Row, lines
 
 _MILLION = 1_000_000
 
 
-def main(folder: Path) -> list[Row]:
-    """Return the figures, printed too."""
-    rows = [*imports(), *first_submissions(folder), *reruns(folder)]
-    show(rows)
-    return rows
+def run(scale: float = 1.0, *, folder: Path | None = None) -> list[Row]:
+    """Measure; some seven minutes, one where `folder` holds the data already."""
+    if folder is None:
+        with tempfile.TemporaryDirectory(prefix="batchflux-start-") as place:
+            return run(scale, folder=Path(place))
+    million = max(30, round(_MILLION * scale))
+    return [*imports(), *first_submissions(folder, rows=million // 5, done=million), *reruns(folder, cells=million)]
 
 
 def imports() -> list[Row]:
@@ -29,7 +32,7 @@ def imports() -> list[Row]:
     rows = []
     for name in ("--help", "schema"):
         took = [measure(["batchflux", name]).seconds for _ in range(9)]
-        rows.append(Row(f"batchflux {name}", statistics.median(took), "s", "<= 0.25"))
+        rows.append(Row(name=f"batchflux {name}", value=statistics.median(took), unit="s", target="<= 0.25"))
     return rows
 
 
@@ -44,9 +47,11 @@ def first_submissions(folder: Path, *, rows: int = 200_000, seeds: int = 10, don
         job = _job(folder, name, rows=n_rows, seeds=seeds, done=n_done)
         took = _until_first_post(job)
         text = f"first submission, {n_rows * seeds:,} cells, {n_done:,} done"
-        found.append(Row(text, took.first_post_s or -1.0, "s", target))
+        found.append(Row(name=text, value=took.first_post_s or -1.0, unit="s", target=target))
         limit = "<= 400" if n_rows > rows else "<= 300"
-        found.append(Row(f"  peak memory until then (CPU {took.cpu_s:.1f} s)", took.peak_mb, "MB", limit))
+        found.append(
+            Row(name=f"  peak memory until then (CPU {took.cpu_s:.1f} s)", value=took.peak_mb, unit="MB", target=limit)
+        )
     return found
 
 
@@ -59,9 +64,13 @@ def reruns(folder: Path, *, cells: int = _MILLION) -> list[Row]:
             took = measure(["batchflux", "run", str(_at_port(job, listener.port)), "--yes", "--quiet"])
             if took.status != 0:
                 raise RuntimeError(took.out)
-            found.append(Row(f"rerun of {cells:,} finished cells, {what}", took.seconds, "s", target))
-            found.append(Row(f"  peak memory (CPU {took.cpu_s:.1f} s)", took.peak_mb, "MB", "<= 300"))
-            found.append(Row("  requests", listener.requests, "", "0"))
+            found.append(
+                Row(name=f"rerun of {cells:,} finished cells, {what}", value=took.seconds, unit="s", target=target)
+            )
+            found.append(
+                Row(name=f"  peak memory (CPU {took.cpu_s:.1f} s)", value=took.peak_mb, unit="MB", target="<= 300")
+            )
+            found.append(Row(name="  requests", value=listener.requests, unit="", target="0"))
     return found
 
 
@@ -84,14 +93,18 @@ def _job(folder: Path, name: str, *, rows: int, seeds: int, done: int) -> Path:
     """Return a job with so many cells done, made where the folder doesn't hold it; one without starts anew."""
     job = folder / name / f"{name}.yaml"
     if not job.exists():
-        # In a process of their own: what is measured inherits its starter's peak memory.
+        # In a process of its own: what is measured inherits its starter's peak memory.
         with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as other:
-            made = other.submit(make_job, folder / name, rows=rows, seeds=seeds, name=name).result()
-            if done:
-                other.submit(finish_cells, made, cells=done).result()
+            other.submit(_make, folder / name, rows=rows, seeds=seeds, name=name, done=done).result()
     if not done:
         shutil.rmtree(folder / name / "runs", ignore_errors=True)
     return job
+
+
+def _make(folder: Path, *, rows: int, seeds: int, name: str, done: int) -> None:
+    made = make_job(folder, rows=rows, seeds=seeds, name=name)
+    if done:
+        finish_cells(made, cells=done)
 
 
 def _at_port(job: Path, port: int) -> Path:
@@ -103,8 +116,5 @@ def _at_port(job: Path, port: int) -> Path:
 
 
 if __name__ == "__main__":
-    if len(sys.argv) > 1:
-        main(Path(sys.argv[1]).absolute())
-    else:
-        with tempfile.TemporaryDirectory() as place:
-            main(Path(place))
+    given = Path(sys.argv[1]).absolute() if len(sys.argv) > 1 else None
+    sys.stdout.write("\n".join(lines(run(folder=given))) + "\n")

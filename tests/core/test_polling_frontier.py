@@ -7,7 +7,7 @@ from batchflux.core.polling import LatencyBook, PollPace
 from tests.benchmarks.polling import (
     SHAPES,
     STATIONARY,
-    draw,
+    draw_latencies,
     exponential,
     fixed,
     follow,
@@ -24,7 +24,7 @@ COUNT = 2000
 @pytest.mark.parametrize("shape", SHAPES)
 def test_less_goes_unnoticed_at_the_same_polls(shape: str, trip_s: float) -> None:
     """issue 4: fixed and doubling intervals, turned to the same polls, notice later, in the mean and in the median."""
-    latencies = draw(shape, count=COUNT)
+    latencies = draw_latencies(shape, count=COUNT)
     ours = follow(latencies, book=LatencyBook(), trip_s=trip_s, skip=FIRST)
     late = latencies[FIRST:]
     even = tuned(lambda knob: fixed(late, knob, trip_s=trip_s), polls=ours.polls)
@@ -39,7 +39,7 @@ def test_less_goes_unnoticed_at_the_same_polls(shape: str, trip_s: float) -> Non
 @pytest.mark.parametrize("shape", STATIONARY)
 def test_less_goes_unnoticed_at_the_polls_of_the_sdk(shape: str) -> None:
     """A look a second is nine to fifteen looks at a median of 8 s: with no more of them ours notices sooner."""
-    latencies = draw(shape, count=1000)
+    latencies = draw_latencies(shape, count=1000)
     sdk = fixed(latencies[FIRST:], 1.0, trip_s=0.005)
     ours = tuned(
         lambda price: follow(latencies, book=LatencyBook(look_price=price), skip=FIRST),
@@ -57,7 +57,7 @@ def test_less_goes_unnoticed_at_the_polls_of_the_sdk(shape: str) -> None:
 @pytest.mark.parametrize("median_s", [2.0, 8.0, 60.0])
 def test_by_default(median_s: float, *, is_timed: bool) -> None:
     """design.md section 5: at most 5 polls a prediction with a median of at most a tenth of its time unnoticed."""
-    latencies = draw("lognormal 0.4", count=COUNT, median_s=median_s)
+    latencies = draw_latencies("lognormal 0.4", count=COUNT, median_s=median_s)
     ours = follow(latencies, book=LatencyBook(), is_timed=is_timed, skip=FIRST)
     assert ours.polls <= 5
     assert ours.median_s <= 0.10 * float(np.median(latencies))
@@ -66,7 +66,7 @@ def test_by_default(median_s: float, *, is_timed: bool) -> None:
 @pytest.mark.parametrize("shape", STATIONARY)
 def test_near_what_is_possible(shape: str) -> None:
     """A dynamic programme that knows the true latencies notices at most a fifth sooner at the same polls."""
-    latencies, known = draw(shape, count=COUNT), draw(shape, count=20_000, seed=8)
+    latencies, known = draw_latencies(shape, count=COUNT), draw_latencies(shape, count=20_000, seed=8)
     ours = follow(latencies, book=LatencyBook(), skip=FIRST)
     best = tuned(
         lambda price_s: planned(latencies[FIRST:], price_s, known=known, trip_s=0.005), polls=ours.polls, tries=18
@@ -77,7 +77,7 @@ def test_near_what_is_possible(shape: str) -> None:
 @pytest.mark.parametrize("in_flight", [50, 500])
 def test_a_service_that_becomes_four_times_as_slow(in_flight: int) -> None:
     """Those in flight then are not asked madly, and those after them as few times as ever: looks, not ends, tell."""
-    latencies = draw("lognormal 0.4", count=4000)
+    latencies = draw_latencies("lognormal 0.4", count=4000)
     latencies[2000:] *= 4
     polls, unnoticed = looks_of(latencies, book=LatencyBook(), in_flight=in_flight)
     assert polls[2000 : 2000 + in_flight].mean() < 25
@@ -89,7 +89,7 @@ def test_a_service_that_becomes_four_times_as_slow(in_flight: int) -> None:
 @pytest.mark.parametrize("is_timed", [True, False])
 def test_a_service_that_becomes_ten_times_as_fast(*, is_timed: bool) -> None:
     """Within three rounds of what is in flight it is as quickly noticed as ever, inference times told or not."""
-    latencies = draw("lognormal 0.4", count=3000)
+    latencies = draw_latencies("lognormal 0.4", count=3000)
     latencies[1500:] /= 10
     _, unnoticed = looks_of(latencies, book=LatencyBook(), is_timed=is_timed)
     assert unnoticed[1800:].mean() < 0.12 * latencies[1500:].mean()
@@ -97,7 +97,7 @@ def test_a_service_that_becomes_ten_times_as_fast(*, is_timed: bool) -> None:
 
 def test_the_total_rate_is_capped() -> None:
     """Two thousand in flight at sixty looks a second: at no time more, and first looks besides, and all get done."""
-    latencies = draw("lognormal 0.4", count=6000, median_s=60.0)
+    latencies = draw_latencies("lognormal 0.4", count=6000, median_s=60.0)
     moments: list[tuple[float, bool]] = []
     polls, _ = looks_of(latencies, book=LatencyBook(PollPace(per_s=60.0)), in_flight=2000, moments=moments)
     again_s = np.array([at_s for at_s, is_first in moments if not is_first])
