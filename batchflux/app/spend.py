@@ -78,7 +78,7 @@ async def spend(
         if options.download_only:
             harmed = await asyncio.to_thread(harmed_cells, job, known)
         if spec.output.download or options.download_only:
-            from batchflux.io.downloads import Downloader  # loads aiohttp, a quarter of a start
+            from batchflux.io.downloads import Downloader  # loads aiohttp: 0.13 s of CPU at a start
 
             downloader = await stack.enter_async_context(
                 Downloader(job.run_dir, allow_loopback=session.is_loopback, proxy=client.proxy, tls=client.tls)
